@@ -1,0 +1,121 @@
+"""Translate a PyTorch VideoMAE checkpoint into a directory for JAX.
+
+    python -m convert SOURCE            print what was found, write nothing
+    python -m convert SOURCE OUT        convert
+    python -m convert SOURCE OUT --verify
+
+SOURCE is a Hugging Face folder, or an original `.pth` file of MCG-NJU/VideoMAE.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(2, f"convert: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns 0, 1 if verification fails, 2 if the source or the request is bad."""
+    options = parse(argv)
+    from convert.errors import ConversionError, VerificationError
+    from videomae_jax.checkpoint import CheckpointError
+
+    try:
+        run(options)
+    except VerificationError as error:
+        print(error)
+        print("convert: error: the converted model is not the reference", file=sys.stderr)
+        return 1
+    except ConversionError as error:
+        return fail(error.problems)
+    except CheckpointError as error:
+        return fail([str(error)])
+    return 0
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line as a namespace."""
+    parser = OneLineParser(
+        prog="python -m convert",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder or a weight file")
+    parser.add_argument(
+        "out", metavar="OUT", type=Path, nargs="?", help="a new directory; none: only report"
+    )
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="compare with transformers' model on a random clip; exit code 1 if they differ",
+    )
+    parser.add_argument(
+        "--labels", type=Path, metavar="FILE", help="class names, one a line, for .pth files"
+    )
+    parser.add_argument("--num-heads", type=int, metavar="N", help="attention heads")
+    parser.add_argument("--decoder-num-heads", type=int, metavar="N", help="of the decoder")
+    parser.add_argument(
+        "--image-size", type=image_size, metavar="S|HxW", help="pixels (original files: 224)"
+    )
+    parser.add_argument("--num-frames", type=int, metavar="T", help="(original files: 16)")
+    return parser.parse_args(argv)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Convert as asked and print the report."""
+    from convert import audit, job, verify
+    from videomae_jax import checkpoint
+
+    if options.out is not None:
+        checkpoint.refuse_existing(options.out)
+    conversion = job.convert(options.source, overrides=overrides(options), labels=options.labels)
+    print(audit.as_text(conversion.description.conversion), flush=True)
+    source, network, model = conversion.source, conversion.network, conversion.model
+
+    def prove(params: Any) -> dict[str, Any]:
+        figures = verify.verify(source, network, model, params)
+        print(verify.as_text(figures), flush=True)
+        return {"verification": figures}
+
+    if options.out is not None:
+        job.write(conversion, options.out, prove=prove if options.verify else None)
+        print(f"written to {options.out}")
+    elif options.verify:
+        prove(conversion.params)
+
+
+def overrides(options: argparse.Namespace) -> dict[str, Any]:
+    """The config fields that the user set."""
+    fields = {
+        "num_attention_heads": options.num_heads,
+        "decoder_num_attention_heads": options.decoder_num_heads,
+        "image_size": options.image_size,
+        "num_frames": options.num_frames,
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """'224' or '224x320', height first."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise argparse.ArgumentTypeError(f"must be a number or HEIGHTxWIDTH, got {text!r}")
+    return int(sides[0]), int(sides[-1])
+
+
+def fail(problems) -> int:
+    """Print what is wrong, one line each; returns the exit code for it."""
+    for problem in problems:
+        print(f"convert: error: {' '.join(problem.split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""The `videomae` command: parse, call one function, print.
+
+    videomae classify CLIP... --model DIR [--top-k 5] [--json]
+"""
+
+import argparse
+import json
+import sys
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, like every other error of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(2, f"{self.prog.split()[0]}: error: {message}\n")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, or 2 if any input was bad."""
+    options = parse(argv)
+    try:
+        return options.run(options)
+    except ValueError as error:
+        return fail(error)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line as a namespace, whose `run` is the function to call with it."""
+    from videomae_jax.sampling import SAMPLING
+
+    parser = OneLineParser(prog="videomae", description="VideoMAE in JAX.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "classify", help="name what happens in video files", description=classify_files.__doc__
+    )
+    command.add_argument("clips", nargs="+", metavar="CLIP", help="a video file")
+    command.add_argument(
+        "--model", required=True, metavar="DIR", help="a directory that `python -m convert` wrote"
+    )
+    command.add_argument(
+        "--top-k", type=int, default=5, metavar="K", help="classes to print (default: 5)"
+    )
+    command.add_argument(
+        "--sampling",
+        choices=list(SAMPLING),
+        default="uniform",
+        help="which frames the model sees (default: uniform, as transformers' video processor)",
+    )
+    command.add_argument(
+        "--sampling-rate",
+        type=int,
+        default=4,
+        metavar="R",
+        help="distance between frames, for the rules that have one (default: 4)",
+    )
+    command.add_argument(
+        "--json", action="store_true", help="one JSON object a video, instead of text"
+    )
+    command.set_defaults(run=classify_files)
+    return parser.parse_args(argv)
+
+
+def classify_files(options: argparse.Namespace) -> int:
+    """Print the most probable classes of each clip. A bad clip does not stop the others."""
+    if options.top_k < 1:
+        raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
+    if options.sampling_rate < 1:
+        raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
+    import videomae_jax as vm
+
+    checkpoint = vm.load(options.model)
+    code = 0
+    for path in options.clips:
+        try:
+            frames = vm.read_clip(
+                path,
+                checkpoint.config.num_frames,
+                sampling=options.sampling,
+                rate=options.sampling_rate,
+            )
+            predictions = vm.classify(checkpoint, frames, top_k=options.top_k)
+        except vm.VideoError as error:
+            code = fail(error)
+            continue
+        if options.json:
+            print(as_json(path, options.model, predictions), flush=True)
+        else:
+            print(as_text(path, predictions), flush=True)
+    return code
+
+
+def as_json(path: str, model: str, predictions: list) -> str:
+    """One line of JSON for one video."""
+    entries = [prediction._asdict() for prediction in predictions]
+    return json.dumps({"video": path, "model": model, "predictions": entries}, ensure_ascii=False)
+
+
+def as_text(path: str, predictions: list) -> str:
+    """The clip's path, then a line a class."""
+    lines = [f"{100 * entry.probability:6.2f} %  {entry.label}" for entry in predictions]
+    return "\n".join([path, *lines])
+
+
+def fail(error: ValueError) -> int:
+    """Print a bad input's one line; returns the exit code for it."""
+    print(f"videomae: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""The converted directory: all that inference needs, written whole or not at all.
+
+    DIR/params/          the parameter tree, Orbax v1
+    DIR/processing.json  `Preprocess`
+    DIR/labels.json      a list of class names
+    DIR/conversion.json  where it came from, and the proof
+    DIR/config.json      `VideoMAEConfig` and the architecture; written last: where it stands, the
+                         directory is complete
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from videomae_jax.config import VideoMAEConfig
+from videomae_jax.labels import Labels
+from videomae_jax.processing import Preprocess
+
+FORMAT = "videomae_jax/1"
+
+Params = Mapping[str, Any]
+
+
+class CheckpointError(ValueError):
+    """A directory that can't be read or written; one line that names it and the mend."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Description:
+    """Everything in a converted directory but the weights.
+
+    `architecture` is the name of a class in `model.py`; `labels` is None where there are no classes.
+    """
+
+    architecture: str
+    config: VideoMAEConfig
+    preprocess: Preprocess
+    labels: Labels | None
+    conversion: Mapping[str, Any]
+
+
+def save(
+    directory: str | os.PathLike,
+    params: Params,
+    description: Description,
+    *,
+    prove: Callable[[Path], Mapping[str, Any]] | None = None,
+) -> None:
+    """Write a converted directory: into a temporary sibling, renamed when it is whole.
+
+    `prove`, when given, gets the folder `load_params` can read the written weights from, and
+    returns entries to add to the conversion report; if it raises, nothing stays behind.
+
+    Raises:
+        CheckpointError: if `directory` exists, which is then left untouched.
+    """
+    with new_directory(directory) as folder:
+        save_params(folder, params)
+        conversion = dict(description.conversion)
+        if prove is not None:
+            conversion |= prove(folder)
+        _write_json(folder / "processing.json", description.preprocess.to_dict())
+        labels = description.labels
+        _write_json(folder / "labels.json", labels.to_list() if labels is not None else None)
+        _write_json(folder / "conversion.json", conversion)
+        head = {"format": FORMAT, "architecture": description.architecture}
+        _write_json(folder / "config.json", head | description.config.to_dict())
+
+
+def load_description(directory: str | os.PathLike) -> Description:
+    """Read everything but the weights.
+
+    Raises:
+        CheckpointError: if the directory is missing, incomplete, of another format, or holds a
+            value that can't be.
+    """
+    directory = Path(directory)
+    fields = _read_json(_complete(directory) / "config.json")
+    found = fields.pop("format", None) if isinstance(fields, dict) else None
+    if found != FORMAT:
+        raise CheckpointError(
+            f"{directory}: config.json has format {found!r}, wanted {FORMAT!r}; "
+            f"convert it: python -m convert {directory} OUT"
+        )
+    try:
+        labels = _read_json(directory / "labels.json")
+        return Description(
+            architecture=fields.pop("architecture", ""),
+            config=VideoMAEConfig.from_dict(fields),
+            preprocess=Preprocess.from_dict(_read_json(directory / "processing.json")),
+            labels=None if labels is None else Labels.from_list(labels),
+            conversion=_read_json(directory / "conversion.json"),
+        )
+    except CheckpointError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{directory}: {error}; convert the source again") from error
+
+
+def save_params(directory: str | os.PathLike, params: Params) -> None:
+    """Write the tree, of NumPy or JAX arrays, to `directory`/params without copying it in memory."""
+    from orbax.checkpoint import v1 as ocp
+
+    context = ocp.Context()
+    # Nothing changes the arrays meanwhile, and float weights hardly compress: each would cost the
+    # size of the model in memory.
+    context.memory.deepcopy_host_arrays = False
+    context.array.saving.use_compression = False
+    with context:
+        ocp.save(Path(directory) / "params", params)
+
+
+def load_params(directory: str | os.PathLike, like: Any) -> dict[str, Any]:
+    """Read the tree at `directory`/params into the likeness of `like`.
+
+    `like` is a tree of `jax.ShapeDtypeStruct`: its shapes and dtypes must be the stored ones, and
+    each array is placed by its leaf's sharding, or on the default device where that is None.
+
+    Raises:
+        CheckpointError: if the weights are missing, damaged or of another shape.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = Path(directory) / "params"
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
+        like,
+    )
+    try:
+        return ocp.load(path, placed)
+    # Orbax and TensorStore raise whatever their layers raise.
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{path}: the weights can't be read ({reason[0] if reason else type(error).__name__}); "
+            f"convert the source again"
+        ) from error
+
+
+@contextlib.contextmanager
+def new_directory(directory: str | os.PathLike) -> Iterator[Path]:
+    """A temporary sibling, renamed to `directory` on leaving and removed if the body raises.
+
+    Raises:
+        CheckpointError: if `directory` exists or its parent can't be written to.
+    """
+    directory = Path(directory)
+    refuse_existing(directory)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        folder = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+    except OSError as error:
+        raise CheckpointError(f"{directory}: can't be made ({error.strerror})") from error
+    try:
+        yield folder
+        refuse_existing(directory)
+        folder.rename(directory)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def refuse_existing(directory: str | os.PathLike) -> None:
+    """Raise CheckpointError if anything stands at `directory`."""
+    directory = Path(directory)
+    if directory.exists() or directory.is_symlink():
+        raise CheckpointError(f"{directory} exists and is left as it is; name a new directory")
+
+
+def _complete(directory: Path) -> Path:
+    hint = f"make one: python -m convert SOURCE {directory}"
+    if not directory.is_dir():
+        what = "is a file, not a converted directory" if directory.exists() else "doesn't exist"
+        raise CheckpointError(f"{directory} {what}; {hint}")
+    if not (directory / "config.json").is_file():
+        raise CheckpointError(f"{directory} is not a converted directory (no config.json); {hint}")
+    return directory
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON ({error})") from error

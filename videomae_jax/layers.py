@@ -1,0 +1,156 @@
+"""Attention, Mlp and Block: the pre-norm transformer layer. Knows nothing about video.
+
+Dropout acts when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and only then.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+from jaxtyping import Float
+
+from videomae_jax.activations import ACTIVATIONS
+from videomae_jax.attention import attend, attention_maps
+from videomae_jax.config import VideoMAEConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """What a block is built from; the encoder and the decoder of one config have one each."""
+
+    width: int
+    num_heads: int
+    mlp_width: int
+    hidden_act: str
+    layer_norm_eps: float
+    qkv_bias: bool
+    hidden_dropout: float
+    attention_dropout: float
+    initializer_range: float
+
+    @classmethod
+    def of_encoder(cls, config: VideoMAEConfig) -> "BlockShape":
+        """The blocks of a config's encoder."""
+        return cls(
+            width=config.hidden_size,
+            num_heads=config.num_attention_heads,
+            mlp_width=config.intermediate_size,
+            hidden_act=config.hidden_act,
+            layer_norm_eps=config.layer_norm_eps,
+            qkv_bias=config.qkv_bias,
+            hidden_dropout=config.hidden_dropout_prob,
+            attention_dropout=config.attention_probs_dropout_prob,
+            initializer_range=config.initializer_range,
+        )
+
+    @classmethod
+    def of_decoder(cls, config: VideoMAEConfig) -> "BlockShape":
+        """The blocks of a config's decoder: its own sizes, everything else as in the encoder.
+
+        Raises:
+            ValueError: if the decoder's width is not a multiple of its heads.
+        """
+        width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
+        if width % heads:
+            raise ValueError(
+                f"decoder_hidden_size {width} is not a multiple of "
+                f"decoder_num_attention_heads {heads}"
+            )
+        return dataclasses.replace(
+            cls.of_encoder(config),
+            width=width,
+            num_heads=heads,
+            mlp_width=config.decoder_intermediate_size,
+        )
+
+
+def dense(features: int, initializer_range: float, *, use_bias: bool = True) -> nn.Dense:
+    """A linear layer, initialised as transformers does: normal weights, zero bias."""
+    return nn.Dense(
+        features, use_bias=use_bias, kernel_init=nn.initializers.normal(initializer_range)
+    )
+
+
+def layer_norm(eps: float) -> nn.LayerNorm:
+    """LayerNorm with the variance of the deviations: E[x^2] - E[x]^2 loses digits in float32."""
+    return nn.LayerNorm(epsilon=eps, use_fast_variance=False)
+
+
+class Dropout(nn.Module):
+    """Dropout that acts only when a "dropout" key was given to `apply`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        return nn.Dropout(self.rate, deterministic=not self.has_rng("dropout"))(x)
+
+
+class PackedProjection(nn.Module):
+    """Queries, keys and values in one product, with biases on queries and values alone."""
+
+    shape: BlockShape
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L 3D"]:
+        width = self.shape.width
+        weights = nn.initializers.normal(self.shape.initializer_range)
+        packed = x @ self.param("kernel", weights, (width, 3 * width))
+        if self.shape.qkv_bias:
+            query_bias = self.param("query_bias", nn.initializers.zeros, (width,))
+            value_bias = self.param("value_bias", nn.initializers.zeros, (width,))
+            packed += jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
+        return packed
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with its output projection."""
+
+    shape: BlockShape
+
+    def setup(self):
+        self.qkv = PackedProjection(self.shape)
+        self.drop = Dropout(self.shape.attention_dropout)
+        self.proj = dense(self.shape.width, self.shape.initializer_range)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return self.proj(attend(self.qkv(x), self.shape.num_heads, drop=self.drop))
+
+    def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
+        """The attention weights for `x`, before dropout."""
+        return attention_maps(self.qkv(x), self.shape.num_heads)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between."""
+
+    shape: BlockShape
+
+    def setup(self):
+        self.fc1 = dense(self.shape.mlp_width, self.shape.initializer_range)
+        self.fc2 = dense(self.shape.width, self.shape.initializer_range)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return self.fc2(ACTIVATIONS[self.shape.hidden_act](self.fc1(x)))
+
+
+class Block(nn.Module):
+    """One transformer layer: norm before, residual around."""
+
+    shape: BlockShape
+
+    def setup(self):
+        self.norm_1 = layer_norm(self.shape.layer_norm_eps)
+        self.attention = Attention(self.shape)
+        self.norm_2 = layer_norm(self.shape.layer_norm_eps)
+        self.mlp = Mlp(self.shape)
+        self.drop = Dropout(self.shape.hidden_dropout)
+
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        x = x + self.drop(self.attention(self.norm_1(x)))
+        return x + self.drop(self.mlp(self.norm_2(x)))
+
+    def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
+        """The attention weights of this layer for its input `x`."""
+        return self.attention.maps(self.norm_1(x))
