@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 
 def attend(
-    qkv: Float[Array, "B L 3D"],
+    qkv: Float[Array, "B L qkv"],
     num_heads: int,
     *,
     drop: Callable[[Array], Array] | None = None,
@@ -25,17 +25,17 @@ def attend(
     if drop is not None:
         weights = drop(weights)
     mixed = jnp.einsum("bnlm,bmnk->blnk", weights, value)
-    return mixed.reshape(*mixed.shape[:2], -1)
+    return mixed.reshape(*qkv.shape[:2], qkv.shape[-1] // 3)
 
 
-def attention_maps(qkv: Float[Array, "B L 3D"], num_heads: int) -> Float[Array, "B N L L"]:
+def attention_maps(qkv: Float[Array, "B L qkv"], num_heads: int) -> Float[Array, "B N L L"]:
     """The weights that `attend` applies: row = query, columns sum to 1 over keys."""
     query, key, _ = _split_heads(qkv, num_heads)
     return _softmax_scores(query, key)
 
 
 def _split_heads(
-    qkv: Float[Array, "B L 3D"], num_heads: int
+    qkv: Float[Array, "B L qkv"], num_heads: int
 ) -> tuple[Float[Array, "B L N K"], Float[Array, "B L N K"], Float[Array, "B L N K"]]:
     batch, tokens, packed = qkv.shape
     query, key, value = jnp.moveaxis(

@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 from videomae_jax.activations import ACTIVATIONS
 
@@ -52,10 +52,8 @@ class VideoMAEConfig:
     problem_type: str | None = None
 
     def __post_init__(self):
-        for name in ("image_size", "patch_size"):
-            object.__setattr__(self, name, _pair(name, getattr(self, name)))
-        for field in dataclasses.fields(self):
-            _check_type(field, getattr(self, field.name))
+        for name, value in _typed(vars(self)).items():
+            object.__setattr__(self, name, value)
         _check_ranges(self)
         _check_relations(self)
 
@@ -93,7 +91,7 @@ class VideoMAEConfig:
         }
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> "VideoMAEConfig":
         """The inverse of `to_dict`: every field present, none unknown.
 
         Raises:
@@ -103,10 +101,10 @@ class VideoMAEConfig:
         missing = sorted(_field_names() - set(fields))
         if missing:
             raise ValueError(f"config lacks {', '.join(missing)}")
-        return cls(**fields)
+        return cls(**_typed(fields))
 
     @classmethod
-    def from_hf(cls, fields: Mapping[str, Any]) -> Self:
+    def from_hf(cls, fields: Mapping[str, Any]) -> "VideoMAEConfig":
         """From the contents of a Hugging Face `config.json` (`VideoMAEConfig.to_dict()`).
 
         Fields that it lacks get transformers' defaults (two labels, for one). Entries that every
@@ -124,32 +122,37 @@ class VideoMAEConfig:
         qkv_bias = _qkv_bias(fields)
         _refuse_unknown(fields, _field_names() | GENERIC_HF_FIELDS)
         known = {name: fields[name] for name in _field_names() & set(fields)}
-        return cls(**(known | {"num_labels": num_labels, "qkv_bias": qkv_bias}))
+        return cls(**_typed(known | {"num_labels": num_labels, "qkv_bias": qkv_bias}))
 
 
 def _field_names() -> set[str]:
     return {field.name for field in dataclasses.fields(VideoMAEConfig)}
 
 
-def _pair(name: str, value: Any) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, int) else value
-    if not isinstance(pair, (list, tuple)) or len(pair) != 2:
-        raise ValueError(f"{name} must be a number or [height, width], got {value!r}")
-    return tuple(pair)
+def _typed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields as the types they are declared with; a number where a pair is wanted is both."""
+    types = {field.name: field.type for field in dataclasses.fields(VideoMAEConfig)}
+    return {name: _as_type(name, value, types[name]) for name, value in fields.items()}
 
 
-def _check_type(field: dataclasses.Field, value: Any) -> None:
-    wanted, values = field.type, [value]
+def _as_type(name: str, value: Any, wanted: Any) -> Any:
     if wanted == tuple[int, int]:
-        wanted, values = int, list(value)
-    if wanted is float:
-        wanted = int | float
-    for item in values:
-        # bool is an int to Python, never to a config.
-        right = isinstance(item, wanted) and (wanted is bool or not isinstance(item, bool))
-        if not right:
-            kind = getattr(wanted, "__name__", str(wanted))
-            raise ValueError(f"{field.name} must be {kind}, got {value!r}")
+        pair = list(value) if isinstance(value, (list, tuple)) else [value, value]
+        if len(pair) != 2:
+            raise ValueError(f"{name} must be a number or [height, width], got {value!r}")
+        return tuple(_as_type(name, side, int) for side in pair)
+    # bool is an int to Python, never to a config.
+    if wanted is not bool and isinstance(value, bool):
+        raise ValueError(f"{name} must be {_type_name(wanted)}, got {value!r}")
+    if wanted is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, wanted):
+        raise ValueError(f"{name} must be {_type_name(wanted)}, got {value!r}")
+    return value
+
+
+def _type_name(wanted: Any) -> str:
+    return getattr(wanted, "__name__", str(wanted))
 
 
 def _check_ranges(config: VideoMAEConfig) -> None:

@@ -93,7 +93,7 @@ class PackedProjection(nn.Module):
     shape: BlockShape
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L 3D"]:
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L 3*D"]:
         width = self.shape.width
         weights = nn.initializers.normal(self.shape.initializer_range)
         packed = x @ self.param("kernel", weights, (width, 3 * width))

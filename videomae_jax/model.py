@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.layers import Block, BlockShape, dense, layer_norm
@@ -112,7 +112,7 @@ class VideoEncoder(nn.Module):
 
     def hidden_states(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None
-    ) -> Float[Array, "n+1 B S D"]:
+    ) -> Float[Array, "states B S D"]:
         """The embeddings, then the output of each layer; the final norm is not applied."""
         embedded = self.embed(clips, visible)
         _, outputs = self._run(embedded, forward_keeping_output)
@@ -159,7 +159,7 @@ class VideoClassifier(nn.Module):
             return self.fc_norm(tokens.mean(axis=1))
         return tokens[:, 0]
 
-    def hidden_states(self, clips: Array | np.ndarray) -> Float[Array, "n+1 B L D"]:
+    def hidden_states(self, clips: Array | np.ndarray) -> Float[Array, "states B L D"]:
         """As `VideoEncoder.hidden_states`."""
         return self.encoder.hidden_states(clips)
 
@@ -212,7 +212,7 @@ class VideoPretrainer(nn.Module):
         self.decoder = Decoder(config)
 
     def __call__(
-        self, clips: Array | np.ndarray, mask: Bool[Array | np.ndarray, "B L"]
+        self, clips: Array | np.ndarray, mask: Array | np.ndarray
     ) -> Float[Array, "B M P"]:
         visible, hidden = self._split(clips, mask)
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
@@ -224,18 +224,20 @@ class VideoPretrainer(nn.Module):
         return self.decoder(jnp.concatenate([seen, unseen], axis=1), hidden.shape[1])
 
     def hidden_states(
-        self, clips: Array | np.ndarray, mask: Bool[Array | np.ndarray, "B L"]
-    ) -> Float[Array, "n+1 B V D"]:
+        self, clips: Array | np.ndarray, mask: Array | np.ndarray
+    ) -> Float[Array, "states B V D"]:
         """As `VideoEncoder.hidden_states`, of the visible tokens."""
         return self.encoder.hidden_states(clips, self._split(clips, mask)[0])
 
     def attention_maps(
-        self, clips: Array | np.ndarray, mask: Bool[Array | np.ndarray, "B L"]
+        self, clips: Array | np.ndarray, mask: Array | np.ndarray
     ) -> Float[Array, "n B N V V"]:
         """As `VideoEncoder.attention_maps`, among the visible tokens."""
         return self.encoder.attention_maps(clips, self._split(clips, mask)[0])
 
-    def _split(self, clips: Array, mask: Array) -> tuple[Array, Array]:
+    def _split(
+        self, clips: Array | np.ndarray, mask: Array | np.ndarray
+    ) -> tuple[Int[Array, "B V"], Int[Array, "B M"]]:
         check_clips(clips, self.config)
         wanted = (clips.shape[0], self.config.num_tokens)
         if mask.shape != wanted or mask.dtype != bool:

@@ -1,4 +1,4 @@
-"""Clip <-> tubelets, and the sinusoid position table. Pure."""
+"""Clip <-> tubelets, of NumPy and JAX arrays alike, and the sinusoid position table. Pure."""
 
 import functools
 
@@ -9,7 +9,9 @@ from jaxtyping import Float, Shaped
 from videomae_jax.config import VideoMAEConfig
 
 
-def tubelets(clips: Shaped[Array, "B T H W C"], config: VideoMAEConfig) -> Shaped[Array, "B L P"]:
+def tubelets(
+    clips: Shaped[Array | np.ndarray, "B T H W C"], config: VideoMAEConfig
+) -> Shaped[Array | np.ndarray, "B L P"]:
     """Cut clips into L tubelets in (t, h, w) order, each flattened in the order (p0, p1, p2, c).
 
     The same order as the pre-training target of the original code: "b (t p0) (h p1) (w p2) c ->
@@ -26,8 +28,8 @@ def tubelets(clips: Shaped[Array, "B T H W C"], config: VideoMAEConfig) -> Shape
 
 
 def clips_from_tubelets(
-    tokens: Shaped[Array, "B L P"], config: VideoMAEConfig
-) -> Shaped[Array, "B T H W C"]:
+    tokens: Shaped[Array | np.ndarray, "B L P"], config: VideoMAEConfig
+) -> Shaped[Array | np.ndarray, "B T H W C"]:
     """The inverse of `tubelets`."""
     (time, high, wide), (patch_height, patch_width) = config.grid, config.patch_size
     batch = tokens.shape[0]
