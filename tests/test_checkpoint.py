@@ -130,6 +130,7 @@ def _edit(path, **entries):
         (lambda d: _edit(d / "config.json", colour=1), "unknown config entry 'colour'"),
         (lambda d: (d / "labels.json").unlink(), "labels.json: can't be read"),
         (lambda d: (d / "labels.json").write_text("3"), "convert the source again"),
+        (lambda d: (d / "labels.json").write_text('["a"]'), "labels.json names 1 classes"),
         (lambda d: (d / "processing.json").write_text("{}"), "convert the source again"),
     ],
 )

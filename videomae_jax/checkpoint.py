@@ -92,17 +92,23 @@ def load_description(directory: str | os.PathLike) -> Description:
         )
     try:
         labels = _read_json(directory / "labels.json")
-        return Description(
+        description = Description(
             architecture=fields.pop("architecture", ""),
             config=VideoMAEConfig.from_dict(fields),
             preprocess=Preprocess.from_dict(_read_json(directory / "processing.json")),
             labels=None if labels is None else Labels.from_list(labels),
             conversion=_read_json(directory / "conversion.json"),
         )
+        if labels is not None and len(labels) != description.config.num_labels:
+            raise ValueError(
+                f"labels.json names {len(labels)} classes, "
+                f"config.json has num_labels {description.config.num_labels}"
+            )
     except CheckpointError:
         raise
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{directory}: {error}; convert the source again") from error
+    return description
 
 
 def save_params(directory: str | os.PathLike, params: Params) -> None:

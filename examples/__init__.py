@@ -1,0 +1,1 @@
+"""Runnable examples, one folder each; none of the library imports them."""

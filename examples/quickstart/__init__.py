@@ -1,0 +1,1 @@
+"""What `make demo` starts from: an untrained checkpoint and a generated clip."""

@@ -1,0 +1,73 @@
+"""The README's snippets, run as printed, one after another, in a folder as a reader would have it."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from transformers import VideoMAEImageProcessorPil
+
+import convert.__main__
+import videomae_jax.__main__
+from examples.quickstart.clip import make_clip
+from tests.parity import reference
+from videomae_jax.labels import Labels
+from videomae_jax.model import VideoClassifier
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A Hugging Face folder of the small model's sizes but for its depth, and a clip."""
+    folder = tmp_path_factory.mktemp("reader")
+    source = folder / "checkpoints" / "videomae-small-finetuned-kinetics"
+    labels = Labels.numbered(400).names
+    model = reference.build(
+        VideoClassifier,
+        hidden_size=384,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        intermediate_size=1536,
+        id2label=dict(enumerate(labels)),
+        label2id={name: index for index, name in enumerate(labels)},
+    )
+    model.save_pretrained(source)
+    VideoMAEImageProcessorPil().save_pretrained(source)
+    make_clip(folder / "archery.mp4")
+    return folder
+
+
+def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    ran = []
+    for block in blocks("console"):
+        for line in block.splitlines():
+            words = shlex.split(line.removeprefix("$ "), comments=True)
+            if words[:3] == ["python", "-m", "convert"]:
+                assert convert.__main__.main(words[3:]) == 0
+                ran.append("convert")
+            elif words[0] == "videomae":
+                assert videomae_jax.__main__.main(words[1:]) == 0
+                ran.append("classify")
+            else:
+                assert words[0] == "make"
+    assert ran == ["convert", "classify"]
+    assert "agrees with transformers" in capsys.readouterr().out
+
+    snippets = blocks("python")
+    assert "vm.load(" in snippets[0]
+    scope = {}
+    for snippet in snippets:
+        exec(compile(snippet, str(README), "exec"), scope)
+    assert (scope["frames"].dtype, scope["frames"].shape) == ("uint8", (16, 240, 320, 3))
+    assert (scope["clip"].dtype, scope["clip"].shape) == ("float32", (1, 16, 224, 224, 3))
+    assert (scope["logits"].dtype, scope["logits"].shape) == ("float32", (1, 400))
+    assert scope["states"].shape == (3, 1, 1568, 384)
+    assert scope["maps"].shape == (2, 1, 16, 1568, 1568)
+    assert scope["predictions"].shape == (1, 1408, 1536)
+    assert len(capsys.readouterr().out.splitlines()) == 5

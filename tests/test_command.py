@@ -1,0 +1,155 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from examples.quickstart.clip import make_clip
+from tests.configs import TINY, random_params
+from videomae_jax.__main__ import main
+from videomae_jax.checkpoint import Description, save
+from videomae_jax.inference import classify, load
+from videomae_jax.labels import Labels
+from videomae_jax.model import VideoClassifier, abstract_params
+from videomae_jax.processing import Preprocess
+from videomae_jax.video import read_clip
+
+NAMES = ("left", "right", "ärmel, \"zu\"", "up", "down", "in", "out")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("command")
+    save(
+        folder / "model",
+        random_params(abstract_params(VideoClassifier(TINY))),
+        Description(
+            architecture="VideoClassifier",
+            config=TINY,
+            preprocess=Preprocess.default(TINY.image_size),
+            labels=Labels(NAMES),
+            conversion={},
+        ),
+    )
+    make_clip(folder / "clip.mp4")
+    (folder / "text.mp4").write_text("not a video")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+
+
+def test_json_is_one_object_a_line(capsys):
+    assert main(["classify", "clip.mp4", "clip.mp4", "--model", "model", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    found = json.loads(lines[0])
+    assert list(found) == ["video", "model", "predictions"]
+    assert (found["video"], found["model"]) == ("clip.mp4", "model")
+    assert [list(entry) for entry in found["predictions"]] == [
+        ["index", "label", "probability"]
+    ] * 5
+    frames = read_clip("clip.mp4", TINY.num_frames)
+    for entry, wanted in zip(found["predictions"], classify(load("model"), frames), strict=True):
+        assert (entry["index"], entry["label"]) == (wanted.index, wanted.label)
+        assert NAMES[entry["index"]] == entry["label"]
+        np.testing.assert_allclose(entry["probability"], wanted.probability, rtol=1e-5)
+
+
+def test_text_is_the_clip_and_a_line_a_class(capsys):
+    assert main(["classify", "clip.mp4", "--model", "model", "--top-k", "3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "clip.mp4"
+    assert len(lines) == 4
+    assert all(" %  " in line for line in lines[1:])
+
+
+def test_all_classes_sum_to_one(capsys):
+    assert main(["classify", "clip.mp4", "--model", "model", "--top-k", "99", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)["predictions"]
+    assert len(entries) == 7
+    assert sum(entry["probability"] for entry in entries) == pytest.approx(1.0)
+
+
+def test_the_sampling_rule_changes_what_is_seen(capsys):
+    outputs = set()
+    for rule in ("uniform", "linspace", "kinetics", "ssv2"):
+        assert main(["classify", "clip.mp4", "--model", "model", "--sampling", rule, "--json"]) == 0
+        outputs.add(capsys.readouterr().out)
+    assert len(outputs) == 4
+
+
+def test_a_bad_clip_costs_a_line_and_the_others_are_classified(capsys):
+    arguments = ["classify", "nowhere.mp4", "clip.mp4", "text.mp4", "--model", "model", "--json"]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert [json.loads(line)["video"] for line in output.out.splitlines()] == ["clip.mp4"]
+    errors = output.err.splitlines()
+    assert len(errors) == 2
+    for line, name in zip(errors, ("nowhere.mp4", "text.mp4"), strict=True):
+        assert line.startswith("videomae: error: ")
+        assert name in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["classify", "clip.mp4", "--model", "nowhere"], "nowhere doesn't exist"),
+        (["classify", "clip.mp4", "--model", "clip.mp4"], "clip.mp4 is a file"),
+        (["classify", "clip.mp4", "--model", "."], "no config.json"),
+        (["classify", "clip.mp4", "--model", "model", "--top-k", "0"], "--top-k"),
+        (["classify", "clip.mp4", "--model", "model", "--sampling-rate", "0"], "--sampling-rate"),
+    ],
+)
+def test_a_bad_request_is_one_line_and_exit_code_2(capsys, arguments, words):
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("videomae: error: ")
+    assert len(output.err.splitlines()) == 1
+    assert words in output.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["paint"],
+        ["classify"],
+        ["classify", "clip.mp4"],
+        ["classify", "clip.mp4", "--model", "model", "--sampling", "guess"],
+        ["classify", "clip.mp4", "--model", "model", "--top-k", "many"],
+    ],
+)
+def test_a_bad_command_line_is_one_line_and_exit_code_2(capsys, arguments):
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("videomae: error: ")
+    assert len(error.splitlines()) == 1
+
+
+def test_the_command_as_a_user_runs_it(folder):
+    command = [sys.executable, "-m", "videomae_jax", "classify"]
+    done = subprocess.run(
+        [*command, "clip.mp4", "text.mp4", "--model", "model"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        env=_environment(),
+    )
+    assert done.returncode == 2
+    assert done.stdout.splitlines()[0] == "clip.mp4"
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stderr.startswith("videomae: error: text.mp4")
+
+
+def _environment():
+    import os
+    from pathlib import Path
+
+    return os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
