@@ -1,0 +1,483 @@
+"""uint8 frames -> pixel values: resize by a named rule, centre crop, rescale, normalise. Host.
+
+Two rules, which differ in more than the filter:
+
+    "pil"     what transformers' VideoMAEImageProcessorPil does: Pillow, antialiased; a frame
+              smaller than the crop is padded with black.
+    "opencv"  the evaluation of the original code: bilinear as cv2.resize does it, without
+              antialias; a frame smaller than the crop is refused.
+"""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
+"""Pillow's filters, by the numbers that preprocessor_config.json files hold."""
+
+BILINEAR = 2
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LARGEST_SIDE = 2**16
+MOST_THREADS = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """The way from decoded frames to what the network sees, checked when built; call it.
+
+    Field names are those of Hugging Face's preprocessor_config.json, defaults those of
+    transformers' VideoMAEImageProcessorPil; `resize` is the rule's name (see the module).
+
+    size: {"shortest_edge": s}, the long side being int(s * long / short), or
+        {"height": h, "width": w}.
+    resample: Pillow's number, see `RESAMPLE_NAMES`; "opencv" knows bilinear only.
+    image_mean, image_std: one number per colour, or one for all; subtracted and divided by after
+        the multiplication with `rescale_factor`.
+
+    Raises:
+        ValueError: for a value that no preprocessing can be made of, naming the field.
+    """
+
+    resize: str = "pil"
+    do_resize: bool = True
+    size: dict[str, int] = dataclasses.field(default_factory=lambda: {"shortest_edge": 224})
+    resample: int = BILINEAR
+    do_center_crop: bool = True
+    crop_size: dict[str, int] = dataclasses.field(
+        default_factory=lambda: {"height": 224, "width": 224}
+    )
+    do_rescale: bool = True
+    rescale_factor: float = 1 / 255
+    do_normalize: bool = True
+    image_mean: tuple[float, ...] | float = (0.5, 0.5, 0.5)
+    image_std: tuple[float, ...] | float = (0.5, 0.5, 0.5)
+
+    def __post_init__(self):
+        for name, value in _checked(vars(self)).items():
+            object.__setattr__(self, name, value)
+
+    def __call__(
+        self, frames: np.ndarray, *, threads: int | None = None
+    ) -> Float32[np.ndarray, "T height width C"]:
+        """uint8 [T, H, W, C] -> float32 [T, height, width, C].
+
+        height x width is `output_size`, or the frames' own where nothing fixes it. Colours are
+        resized independently of each other, whatever their number: a fourth one is no alpha
+        (transformers would multiply the others by it).
+
+        Args:
+            threads: frames worked on at once; by default one per core, at most four. Callers
+                that already work on several clips at once say 1.
+
+        Raises:
+            ValueError: with the wanted and the given, for another dtype or number of axes, no
+                frames, an empty frame, another number of colours than `image_mean` or
+                `image_std` has, or a frame smaller than the crop of the "opencv" rule.
+        """
+        frames = np.asarray(frames)
+        self._check_frames(frames)
+        length, height, width, colours = frames.shape
+        if self.do_resize:
+            height, width = resized_size(self.size, height, width)
+        table = self._pixel_table(colours)
+        output = np.empty((length, *(self.output_size or (height, width)), colours), np.float32)
+
+        def fill(t: int) -> None:
+            frame = self._resize_and_crop(frames[t])
+            for colour in range(colours):
+                output[t, ..., colour] = table[colour].take(frame[..., colour])
+
+        threads = min(os.cpu_count() or 1, MOST_THREADS) if threads is None else threads
+        # Pillow and NumPy let go of the interpreter lock while they work.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(fill, range(length)))
+        return output
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """(height, width) of what comes out, or None where the frames decide it."""
+        if self.do_center_crop:
+            return self.crop_size["height"], self.crop_size["width"]
+        if self.do_resize and "height" in self.size:
+            return self.size["height"], self.size["width"]
+        return None
+
+    def check_fits(self, image_size: int | tuple[int, int], num_channels: int) -> None:
+        """Refuse to feed a model of another size or number of colours, as far as can be known.
+
+        Raises:
+            ValueError: naming what comes out of the preprocessing and what the model takes.
+        """
+        given, wanted = self.output_size, _pair(image_size)
+        if given is not None and given != wanted:
+            raise ValueError(
+                f"preprocessing gives frames of {_by(given)} (height x width), "
+                f"the model's image_size is {_by(wanted)}"
+            )
+        colours = self._colours()
+        if colours not in (None, num_channels):
+            raise ValueError(
+                f"preprocessing has image_mean and image_std for {colours} colours, "
+                f"the model's num_channels is {num_channels}"
+            )
+
+    def describe(self) -> str:
+        """One line for reports, such as "short side 224 (pil bilinear, antialiased), ..."."""
+        parts = []
+        if self.do_resize:
+            short = self.size.get("shortest_edge")
+            target = f"short side {short}" if short else f"resize to {_by(self.size.values())}"
+            smooth = self.resize == "pil" and RESAMPLE_NAMES[self.resample] != "nearest"
+            how = ", antialiased" if smooth else ", not antialiased"
+            parts.append(f"{target} ({self.resize} {RESAMPLE_NAMES[self.resample]}{how})")
+        else:
+            parts.append("no resize")
+        if self.do_center_crop:
+            parts.append(f"centre crop {_by(self.crop_size.values())}")
+        if not self.do_rescale:
+            parts.append("no rescale")
+        elif self.rescale_factor != 1 / 255:
+            parts.append(f"times {self.rescale_factor:g}")
+        if self.do_normalize:
+            parts.append(f"mean {_spell(self.image_mean)}, std {_spell(self.image_std)}")
+        else:
+            parts.append("not normalised")
+        return ", ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, ready for JSON."""
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Any) -> "Preprocess":
+        """The inverse of `to_dict`: every field present, none unknown.
+
+        Raises:
+            ValueError: for a missing, unknown or impossible entry, naming it.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        _refuse_unknown(fields, known)
+        missing = sorted(known - set(fields))
+        if missing:
+            raise ValueError(f"preprocessing lacks {', '.join(missing)}")
+        return cls(**_checked(fields))
+
+    @classmethod
+    def default(cls, image_size: int | tuple[int, int] = 224) -> "Preprocess":
+        """What a fresh transformers VideoMAEImageProcessorPil does, at another size.
+
+        Where image_size is not square, the short side is resized to the longer of the two, so
+        that the crop lies inside the frame.
+        """
+        height, width = _pair(image_size)
+        short = max(height, width)
+        return cls(size={"shortest_edge": short}, crop_size={"height": height, "width": width})
+
+    @classmethod
+    def original(cls, image_size: int | tuple[int, int] = 224) -> "Preprocess":
+        """The evaluation of the original code (MCG-NJU/VideoMAE); sizes as for `default`.
+
+        OpenCV's rule, ImageNet's mean and standard deviation.
+        """
+        return dataclasses.replace(
+            cls.default(image_size),
+            resize="opencv",
+            image_mean=IMAGENET_MEAN,
+            image_std=IMAGENET_STD,
+        )
+
+    @classmethod
+    def from_hf(cls, fields: Any) -> "Preprocess":
+        """From the contents of a Hugging Face preprocessor_config.json, of any age, as "pil".
+
+        Also video_preprocessor_config.json. What it lacks gets transformers' defaults, as does
+        what is null; except that the old VideoMAEFeatureExtractor cropped to its `size`. Entries
+        that do not touch the pixels of a decoded video are passed over.
+
+        Raises:
+            ValueError: for an unknown, unsupported, impossible or contradictory entry, naming it.
+        """
+        ours = {field.name for field in dataclasses.fields(cls)} - {"resize"}
+        _refuse_unknown(fields, ours | GENERIC_HF_FIELDS)
+        fields = {name: value for name, value in fields.items() if value is not None}
+        _refuse_other_processors(fields)
+        known = {name: value for name, value in fields.items() if name in ours}
+        if isinstance(fields.get("size"), int) and "feature_extractor_type" in fields:
+            known.setdefault("crop_size", fields["size"])
+        square = fields.get("default_to_square", False)
+        for name, whole in (("size", square), ("crop_size", True)):
+            if name in known:
+                known[name] = _size_from_hf(known[name], square=whole)
+        return cls(**_checked(cls().to_dict() | known))
+
+    def _colours(self) -> int | None:
+        for values in (self.image_mean, self.image_std):
+            if self.do_normalize and isinstance(values, tuple):
+                return len(values)
+        return None
+
+    def _check_frames(self, frames: np.ndarray) -> None:
+        if frames.dtype != np.uint8 or frames.ndim != 4 or 0 in frames.shape:
+            raise ValueError(
+                "frames must be uint8 [T, H, W, C], none of them 0, "
+                f"got {frames.dtype} {list(frames.shape)}"
+            )
+        colours = self._colours()
+        if colours not in (None, frames.shape[-1]):
+            raise ValueError(
+                f"frames must have {colours} colours, as image_mean and image_std, "
+                f"got {list(frames.shape)}"
+            )
+
+    def _pixel_table(self, colours: int) -> Float32[np.ndarray, "C 256"]:
+        """What becomes of each uint8 value: exact, and cheaper than arithmetic on every pixel."""
+        values = np.arange(256, dtype=np.float64)
+        if self.do_rescale:
+            # Product in float64, then float32, the rest in float32: transformers' order.
+            values = values * self.rescale_factor
+        table = np.broadcast_to(values.astype(np.float32), (colours, 256))
+        if self.do_normalize:
+            mean = np.array(self.image_mean, np.float32).reshape(-1, 1)
+            std = np.array(self.image_std, np.float32).reshape(-1, 1)
+            table = (table - mean) / std
+        return table
+
+    def _resize_and_crop(self, frame: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
+        if self.do_resize:
+            height, width = resized_size(self.size, frame.shape[0], frame.shape[1])
+            if self.resize == "pil":
+                frame = resize_pil(frame, height, width, resample=self.resample)
+            else:
+                frame = resize_opencv(frame, height, width)
+        if self.do_center_crop:
+            crop = crop_opencv if self.resize == "opencv" else crop_pil
+            frame = crop(frame, self.crop_size["height"], self.crop_size["width"])
+        return frame
+
+
+def resized_size(size: Mapping[str, int], height: int, width: int) -> tuple[int, int]:
+    """(height, width) that a frame of height x width is resized to; the same for both rules."""
+    if "height" in size:
+        return size["height"], size["width"]
+    short = size["shortest_edge"]
+    # The order of the operations matters: 224 * 1280 / 720 in floating point, then cut off.
+    if height <= width:
+        return short, int(short * width / height)
+    return int(short * height / width), short
+
+
+def resize_pil(
+    frame: UInt8[np.ndarray, "H W C"], height: int, width: int, *, resample: int = BILINEAR
+) -> UInt8[np.ndarray, "height width C"]:
+    """Pillow's resize, antialiased when it shrinks (but for "nearest"), colour by colour."""
+    from PIL import Image
+
+    if frame.shape[-1] == 3:
+        return np.asarray(Image.fromarray(frame).resize((width, height), resample))
+    resized = np.empty((height, width, frame.shape[-1]), np.uint8)
+    for colour in range(frame.shape[-1]):
+        plane = Image.fromarray(frame[..., colour])
+        resized[..., colour] = plane.resize((width, height), resample)
+    return resized
+
+
+def resize_opencv(
+    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
+) -> UInt8[np.ndarray, "height width C"]:
+    """cv2.resize with INTER_LINEAR, without OpenCV: half-pixel centres, edges repeated.
+
+    OpenCV's fixed-point arithmetic (weights of 11 bits, what is below them cut off twice on the
+    way down), so that the result is the same to the last bit, except for two colours shrunk to
+    exactly one half, where OpenCV rounds .5 to even: one grey level.
+    """
+    above, below, above_weight, below_weight = _taps(frame.shape[0], height)
+    left, right, left_weight, right_weight = _taps(frame.shape[1], width, inside=True)
+    rows, places = np.unique(np.concatenate([above, below]), return_inverse=True)
+    needed = frame[rows]
+    lines = needed[:, left] * left_weight[:, None] + needed[:, right] * right_weight[:, None]
+    lines >>= 4
+    top = lines[places[:height]] * above_weight[:, None, None] >> 16
+    top += lines[places[height:]] * below_weight[:, None, None] >> 16
+    return ((top + 2) >> 2).astype(np.uint8)
+
+
+def _taps(source: int, target: int, *, inside: bool = False) -> tuple[np.ndarray, ...]:
+    """Two source indices for each target index, and their weights of 2048 parts, int32.
+
+    inside: past an edge, all weight goes to the outermost pixel, as OpenCV does along rows; along
+    columns it weights that pixel twice, which is not the same once cut off.
+    """
+    centres = (np.arange(target) + 0.5) * (1.0 / (target / source)) - 0.5
+    centres = centres.astype(np.float32)
+    first = np.floor(centres)
+    rest = centres - first
+    first = first.astype(np.int64)
+    if inside:
+        rest[(first < 0) | (first >= source - 1)] = 0.0
+    weights = [np.rint(part * np.float32(2048)).astype(np.int32) for part in (1 - rest, rest)]
+    return first.clip(0, source - 1), (first + 1).clip(0, source - 1), *weights
+
+
+def crop_pil(
+    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
+) -> UInt8[np.ndarray, "height width C"]:
+    """The centre of a frame, or the frame in the centre of black, along each side by itself.
+
+    Of an odd number of spare pixels the extra one goes to the bottom and right; of an odd number
+    of missing ones, to the top and left (transformers.image_transforms.center_crop).
+    """
+    starts = [(has - wants) // 2 for has, wants in zip(frame.shape, (height, width), strict=False)]
+    inner = frame[tuple(slice(max(start, 0), None) for start in starts)][:height, :width]
+    if inner.shape[:2] == (height, width):
+        return inner
+    padded = np.zeros((height, width, frame.shape[-1]), frame.dtype)
+    top, left = (max(-start, 0) for start in starts)
+    padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return padded
+
+
+def crop_opencv(
+    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
+) -> UInt8[np.ndarray, "height width C"]:
+    """The centre of a frame, from int(round(spare / 2)) on (MCG-NJU/VideoMAE).
+
+    Python rounds .5 to even, so of 1 spare pixel 0 are skipped, of 3 it is 2, of 5 it is 2.
+
+    Raises:
+        ValueError: if the frame is smaller than the crop.
+    """
+    spare = frame.shape[0] - height, frame.shape[1] - width
+    if min(spare) < 0:
+        raise ValueError(
+            f"a frame of {_by(frame.shape[:2])} (height x width) after resizing is smaller than "
+            f"crop_size {_by((height, width))}"
+        )
+    top, left = (round(pixels / 2) for pixels in spare)
+    return frame[top : top + height, left : left + width]
+
+
+def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in the form they are kept in: tuples, floats, sizes in order of their keys."""
+    if fields["resize"] not in ("pil", "opencv"):
+        raise ValueError(f"resize must be 'pil' or 'opencv', got {fields['resize']!r}")
+    for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
+        if not isinstance(fields[name], bool):
+            raise ValueError(f"{name} must be true or false, got {fields[name]!r}")
+    resample = fields["resample"]
+    if not _is_whole(resample) or not 0 <= resample < len(RESAMPLE_NAMES):
+        raise ValueError(f"resample must be a Pillow filter number, 0 to 5, got {resample!r}")
+    if fields["resize"] == "opencv" and resample != BILINEAR:
+        raise ValueError(
+            f"resize 'opencv' needs resample 2 (bilinear), got {resample} "
+            f"({RESAMPLE_NAMES[resample]})"
+        )
+    mean = _numbers("image_mean", fields["image_mean"])
+    std = _numbers("image_std", fields["image_std"], positive=True)
+    if isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
+        raise ValueError(f"image_mean has {len(mean)} numbers, image_std has {len(std)}")
+    return {
+        **fields,
+        "size": _sides("size", fields["size"], ({"shortest_edge"}, {"height", "width"})),
+        "crop_size": _sides("crop_size", fields["crop_size"], ({"height", "width"},)),
+        "rescale_factor": _number("rescale_factor", fields["rescale_factor"], positive=True),
+        "image_mean": mean,
+        "image_std": std,
+    }
+
+
+def _is_whole(value: Any) -> bool:
+    # bool is an int to Python, never to a config.
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _sides(name: str, size: Any, allowed: tuple[set[str], ...]) -> dict[str, int]:
+    if not isinstance(size, Mapping) or set(size) not in allowed:
+        wanted = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in allowed)
+        raise ValueError(f"{name} must be {wanted}, got {size!r}")
+    for key, value in size.items():
+        if not _is_whole(value) or not 1 <= value <= LARGEST_SIDE:
+            raise ValueError(f"{name} {key} must be from 1 to {LARGEST_SIDE}, got {value!r}")
+    return dict(sorted(size.items()))
+
+
+def _numbers(name: str, values: Any, *, positive: bool = False) -> tuple[float, ...] | float:
+    if not isinstance(values, (list, tuple)):
+        return _number(name, values, positive=positive)
+    if not values:
+        raise ValueError(f"{name} must have a number for each colour, got none")
+    return tuple(_number(name, value, positive=positive) for value in values)
+
+
+def _number(name: str, value: Any, *, positive: bool) -> float:
+    number = isinstance(value, float) or _is_whole(value)
+    # Far inside float32, so that no pixel value can overflow.
+    if not number or not abs(value) < 1e9 or (positive and value < 1e-9):
+        wanted = "a positive number" if positive else "a number"
+        raise ValueError(f"{name} must be {wanted} of ordinary size, got {value!r}")
+    return float(value)
+
+
+def _refuse_unknown(fields: Any, known: set[str] | frozenset[str]) -> None:
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"preprocessing must be a JSON object, got {fields!r}")
+    for name in fields:
+        if name not in known:
+            nearest = difflib.get_close_matches(str(name), known, n=1)
+            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
+            raise ValueError(f"unknown preprocessing entry {name!r}{hint}")
+
+
+def _refuse_other_processors(fields: Mapping[str, Any]) -> None:
+    for name in ("feature_extractor_type", "image_processor_type", "video_processor_type"):
+        if not str(fields.get(name, "VideoMAE")).startswith("VideoMAE"):
+            raise ValueError(f"{name} must be one of VideoMAE's, got {fields[name]!r}")
+    for name in ("do_pad", "offset"):
+        if fields.get(name):
+            raise ValueError(f"{name} is not supported, got {fields[name]!r}")
+
+
+def _size_from_hf(size: Any, *, square: bool) -> Any:
+    """The size dict that a bare number or a pair (height, width) of older files stands for."""
+    if isinstance(size, int):
+        return {"height": size, "width": size} if square else {"shortest_edge": size}
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return {"height": size[0], "width": size[1]}
+    if isinstance(size, Mapping):
+        return {key: value for key, value in size.items() if value is not None}
+    return size
+
+
+def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+    return height, width
+
+
+def _by(pair: Iterable[int]) -> str:
+    return "x".join(map(str, pair))
+
+
+def _spell(values: tuple[float, ...] | float) -> str:
+    return " ".join(f"{value:g}" for value in (values if isinstance(values, tuple) else (values,)))
+
+
+# What transformers writes beside the fields above; none of it changes the pixels of RGB frames,
+# but for do_pad and offset, which are refused when set.
+GENERIC_HF_FIELDS = frozenset(
+    """
+    _commit_hash _name_or_path _processor_class _valid_kwargs_names _valid_processor_keys auto_map
+    data_format default_to_square device disable_grouping do_convert_rgb do_pad do_sample_frames
+    feature_extractor_type fps image_processor_type image_seq_length input_data_format
+    model_input_names num_frames offset pad_size processor_class return_metadata return_tensors
+    size_divisor transformers_version video_metadata video_processor_type
+    """.split()
+)
