@@ -22,7 +22,7 @@ class OneLineParser(argparse.ArgumentParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns 0, 1 if verification fails, 2 if the source or the request is bad."""
+    """Run the command; returns 0, 1 if verification fails, 2 if the source or request is bad."""
     options = parse(argv)
     from convert.errors import ConversionError, VerificationError
     from videomae_jax.checkpoint import CheckpointError

@@ -93,9 +93,9 @@ def head_warning(config: VideoMAEConfig) -> str | None:
         return None
     heads = config.hidden_size // trained
     return (
-        f"{config.num_attention_heads} heads of {config.head_dim}: models {config.hidden_size} wide "
-        f"were trained by the original code with {heads} heads of {trained}. The published config "
-        f"of the small models says 16, so agreement with transformers means 16, and the published "
+        f"{config.num_attention_heads} heads of {config.head_dim}: models {config.hidden_size} "
+        f"wide were trained by the original code with {heads} heads of {trained}. The published "
+        f"config of the small models says 16, so agreement with transformers means 16, and the published "
         f"accuracy most likely means {heads}: convert again with --num-heads {heads} and compare."
     )
 
@@ -112,8 +112,8 @@ def as_text(report: Mapping[str, Any]) -> str:
         ("heads", f"{network['heads']} of {network['head_dim']}"),
         (
             "clip",
-            f"{config['num_frames']} frames of {_by(config['image_size'])}, {config['num_channels']} "
-            f"channels, tubelets of {config['tubelet_size']} x {_by(config['patch_size'])}",
+            f"{config['num_frames']} frames of {_by(config['image_size'])}, "
+            f"{config['num_channels']} channels, tubelets of {config['tubelet_size']} x {_by(config['patch_size'])}",
         ),
         ("LayerNorm eps", _eps(network["architecture"], config)),
         ("preprocessing", f"{report['preprocessing']['description']}"),

@@ -8,6 +8,7 @@ from typing import Any
 
 from convert import audit
 from convert.errors import ConversionError
+from convert.preprocessor import read_preprocessor
 from convert.recognize import Network, recognize
 from convert.source import Source, open_source
 from convert.translate import flatten, translate
@@ -87,7 +88,7 @@ def _preprocess(source: Source, network: Network) -> tuple[Preprocess, str]:
         if source.preprocessor is None:
             return Preprocess.default(size), "assumed"
         where = source.path / "preprocessor_config.json"
-        preprocess = Preprocess.from_hf(source.preprocessor)
+        preprocess = read_preprocessor(source.preprocessor)
         preprocess.check_fits(size, channels)
     except ValueError as error:
         raise ConversionError(f"{where}: {error}") from error
@@ -105,7 +106,11 @@ def _labels(
     try:
         if path is not None:
             labels, where = Labels.read(path), f"{Path(path).name}"
-        elif source.config is not None and source.config.get("id2label") and network.layout.has_config:
+        elif (
+            source.config is not None
+            and source.config.get("id2label")
+            and network.layout.has_config
+        ):
             labels, where = Labels.from_hf(source.config), "config.json"
         else:
             return Labels.numbered(count), "assumed"

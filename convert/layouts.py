@@ -46,7 +46,7 @@ class Rule:
 
     def match(self, name: str) -> int | None:
         """The layer `name` speaks of if this rule takes it (0 where there are none), else None."""
-        found = re.fullmatch(re.escape(self.pattern).replace(r"\{n\}", r"(\d+)"), name)
+        found = re.fullmatch(re.escape(self.pattern).replace(r"\{n\}", "([0-9]{1,4})"), name)
         return None if found is None else int(found[1]) if found.groups() else 0
 
 
@@ -64,9 +64,9 @@ def block_rules(rules: Iterable[Rule], source: str, target: str) -> tuple[Rule, 
 class Layout:
     """How one code base names its weights.
 
-    `prefixes` are taken off a name, each at most once and in this order, before any rule sees it.
-    `landmark` is the rule-side name that every file of this layout has. The eps values are those
-    that the code base builds its norms with; None: the config says.
+    `prefixes` are taken off a name, in any order and number, before any rule sees it. `landmark` is
+    the rule-side name that every file of this layout has. `has_config` says that a config.json
+    belongs to it.
     """
 
     name: str
@@ -77,9 +77,7 @@ class Layout:
 
     def strip(self, name: str) -> str:
         """`name` as the rules know it."""
-        for prefix in self.prefixes:
-            name = name.removeprefix(prefix)
-        return name
+        return re.sub(f"^({'|'.join(map(re.escape, self.prefixes))})+", "", name)
 
     def find(self, name: str) -> tuple[Rule, int] | None:
         """The rule that takes `name`, stripped, and the layer it speaks of."""
@@ -117,7 +115,11 @@ HUGGING_FACE = Layout(
     landmark="embeddings.patch_embeddings.projection.weight",
     has_config=True,
     rules=(
-        Rule("embeddings.patch_embeddings.projection.weight", "encoder/patch_embed/kernel", flat_kernel),
+        Rule(
+            "embeddings.patch_embeddings.projection.weight",
+            "encoder/patch_embed/kernel",
+            flat_kernel,
+        ),
         Rule("embeddings.patch_embeddings.projection.bias", "encoder/patch_embed/bias"),
         *block_rules(HUGGING_FACE_BLOCK, "encoder.layer", "encoder/layers"),
         Rule("layernorm.weight", "encoder/norm/scale"),

@@ -56,13 +56,13 @@ def recognize(source: Source, overrides: Mapping[str, Any]) -> Network:
         declared = source.config.get("architectures") or []
         if isinstance(declared, list) and declared and declared[0] in HF_ARCHITECTURES:
             architecture = HF_ARCHITECTURES[declared[0]]
-        build = lambda: dataclasses.replace(VideoMAEConfig.from_hf(source.config), **overrides)
     else:
         where = f"{source.path}"
-        fields = _original_fields(source, names, overrides)
-        build = lambda: VideoMAEConfig(**fields)
     try:
-        config = build()
+        if layout.has_config:
+            config = dataclasses.replace(VideoMAEConfig.from_hf(source.config), **overrides)
+        else:
+            config = VideoMAEConfig(**_original_fields(source, names, overrides))
     except ValueError as error:
         raise ConversionError(f"{where}: {error}") from error
     return Network(layout=layout, architecture=architecture, config=config, overrides=overrides)
@@ -130,7 +130,9 @@ def _original_fields(
 
 
 def _count_layers(names: Mapping[str, Tensor], prefix: str) -> int:
-    layers = {name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)}
+    layers = {
+        name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)
+    }
     return 1 + max((int(layer) for layer in layers if layer.isdecimal()), default=-1)
 
 

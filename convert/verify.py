@@ -21,9 +21,9 @@ from videomae_jax.losses import pretraining_loss
 from videomae_jax.masking import tube_mask
 from videomae_jax.model import VideoClassifier, VideoModel, VideoPretrainer
 
-# Relative L2 error allowed at each stage in float32. Measured on a random ViT-S: a right port 5e-7, a
-# tanh GELU in place of the exact one 3e-5 to 8e-5, wrong heads 2e-3. A wrong eps stays below, so
-# those are compared as numbers.
+# Relative L2 error allowed at each stage in float32. Measured on a random ViT-S: a right port
+# 5e-7, a tanh GELU in place of the exact one 3e-5 to 8e-5, wrong heads 2e-3. A wrong eps stays
+# below, so those are compared as numbers.
 TOLERANCE = 1e-5
 
 ORIGINAL_TO_HUGGING_FACE = (
@@ -46,7 +46,7 @@ ORIGINAL_TO_HUGGING_FACE = (
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-    """How far apart two arrays are: the largest difference, and relative to the reference's norm."""
+    """How far apart two arrays are: the largest difference, and L2 relative to the reference."""
 
     name: str
     max_abs: float
@@ -162,7 +162,9 @@ def _load_original(source: Source, network: Network):
         {rename_original(name): tensor.read() for name, tensor in source.tensors.items()}
     )
     owned = dict(model.state_dict())
-    named = {name if name in owned else f"videomae.{name}": value for name, value in weights.items()}
+    named = {
+        name if name in owned else f"videomae.{name}": value for name, value in weights.items()
+    }
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in named.items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
     _refuse_unloaded(source, missing, unexpected)

@@ -1,4 +1,4 @@
-"""Small configs for tests: every size differs from every other, so that a swapped axis can't pass."""
+"""Small sizes for tests, each different, so that a swapped axis can't pass."""
 
 import numpy as np
 

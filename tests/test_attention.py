@@ -44,6 +44,8 @@ def test_large_scores_do_not_overflow(qkv):
 
 def test_drop_acts_on_the_weights(qkv):
     seen = []
-    dropped = attend(jnp.asarray(qkv), HEADS, drop=lambda weights: seen.append(weights) or 0 * weights)
+    dropped = attend(
+        jnp.asarray(qkv), HEADS, drop=lambda weights: seen.append(weights) or 0 * weights
+    )
     assert seen[0].shape == (BATCH, HEADS, TOKENS, TOKENS)
     np.testing.assert_array_equal(dropped, np.zeros((BATCH, TOKENS, HEADS * HEAD_DIM)))

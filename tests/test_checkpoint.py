@@ -121,7 +121,7 @@ def _edit(path, **entries):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: shutil.rmtree(d), "doesn't exist; make one: python -m convert"),
+        (shutil.rmtree, "doesn't exist; make one: python -m convert"),
         (lambda d: (d / "config.json").unlink(), "no config.json"),
         (lambda d: (d / "config.json").write_text("{"), "config.json: not valid JSON"),
         (lambda d: (d / "config.json").write_text("[]"), "has format None"),

@@ -65,7 +65,11 @@ def test_a_published_config_is_read():
     assert (config.hidden_size, config.num_attention_heads, config.head_dim) == (384, 16, 24)
     assert config.num_labels == 3
     assert config.image_size == (224, 224)
-    assert (config.layer_norm_eps, config.fc_norm_eps, config.decoder_norm_eps) == (1e-12, 1e-5, 1e-5)
+    assert (config.layer_norm_eps, config.fc_norm_eps, config.decoder_norm_eps) == (
+        1e-12,
+        1e-5,
+        1e-5,
+    )
 
 
 def test_missing_entries_get_the_defaults_of_transformers():

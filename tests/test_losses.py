@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from tests.configs import TINY, random_clips
-from videomae_jax.losses import IMAGENET_MEAN, IMAGENET_STD, pretraining_loss, pretraining_targets
+from videomae_jax.losses import pretraining_loss, pretraining_targets
 from videomae_jax.masking import tube_mask
+from videomae_jax.processing import IMAGENET_MEAN, IMAGENET_STD
 from videomae_jax.tokens import tubelets
 
 CLIPS = random_clips(TINY)

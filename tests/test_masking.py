@@ -51,7 +51,7 @@ def test_masks_that_can_not_be_counted(rows, words):
 
 def test_a_traced_mask_has_no_count():
     with pytest.raises(ValueError, match="num_masked"):
-        jax.jit(lambda mask: count_masked(mask))(MASK)
+        jax.jit(count_masked)(MASK)
 
 
 def test_tubes_are_the_same_in_every_frame():

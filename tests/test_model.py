@@ -177,7 +177,9 @@ def test_dropout_acts_when_a_key_is_given_and_only_then(field):
 
 
 def test_fresh_weights_have_the_deviation_the_config_says():
-    config = dataclasses.replace(TINY, hidden_size=96, intermediate_size=160, initializer_range=0.05)
+    config = dataclasses.replace(
+        TINY, hidden_size=96, intermediate_size=160, initializer_range=0.05
+    )
     params = VideoClassifier(config).init(jax.random.key(0), CLIPS)["params"]
     layers = params["encoder"]["layers"]
     assert np.std(layers["mlp"]["fc1"]["kernel"]) == pytest.approx(0.05, rel=0.05)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from convert.preprocessor import read_preprocessor
 from videomae_jax.processing import (
     IMAGENET_MEAN,
     IMAGENET_STD,
@@ -235,7 +236,7 @@ def test_impossible_fields_are_refused(fields, said):
         Preprocess.from_dict(Preprocess().to_dict() | fields)
     if "resize" not in fields and fields != {"size": 224}:
         with pytest.raises(ValueError, match=re.escape(said)):
-            Preprocess.from_hf(fields)
+            read_preprocessor(fields)
 
 
 @pytest.mark.parametrize(
@@ -376,12 +377,12 @@ VIDEO = {
 
 
 def test_old_and_new_files():
-    old = Preprocess.from_hf(OLD)
+    old = read_preprocessor(OLD)
     assert old == Preprocess(image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
-    assert Preprocess.from_hf(OLD | {"size": 320}).output_size == (320, 320)
-    assert Preprocess.from_hf(VIDEO) == Preprocess()
-    assert Preprocess.from_hf({}) == Preprocess()
-    assert Preprocess.from_hf(dict.fromkeys(Preprocess().to_dict().keys() - {"resize"})) == (
+    assert read_preprocessor(OLD | {"size": 320}).output_size == (320, 320)
+    assert read_preprocessor(VIDEO) == Preprocess()
+    assert read_preprocessor({}) == Preprocess()
+    assert read_preprocessor(dict.fromkeys(Preprocess().to_dict().keys() - {"resize"})) == (
         Preprocess()
     )
 
@@ -397,7 +398,7 @@ def test_old_and_new_files():
     ],
 )
 def test_spellings_of_size(fields, size, crop):
-    rule = Preprocess.from_hf(fields)
+    rule = read_preprocessor(fields)
     assert rule.size == size
     assert rule.output_size == crop
 
@@ -420,4 +421,4 @@ def test_spellings_of_size(fields, size, crop):
 )
 def test_files_that_say_something_else_are_refused(fields, said):
     with pytest.raises(ValueError, match=re.escape(said)):
-        Preprocess.from_hf(fields)
+        read_preprocessor(fields)

@@ -1,6 +1,6 @@
 """The `videomae` command: parse, call one function, print.
 
-    videomae classify CLIP... --model DIR [--top-k 5] [--json]
+videomae classify CLIP... --model DIR [--top-k 5] [--json]
 """
 
 import argparse

@@ -1,11 +1,11 @@
 """The converted directory: all that inference needs, written whole or not at all.
 
-    DIR/params/          the parameter tree, Orbax v1
-    DIR/processing.json  `Preprocess`
-    DIR/labels.json      a list of class names
-    DIR/conversion.json  where it came from, and the proof
-    DIR/config.json      `VideoMAEConfig` and the architecture; written last: where it stands, the
-                         directory is complete
+DIR/params/          the parameter tree, Orbax v1
+DIR/processing.json  `Preprocess`
+DIR/labels.json      a list of class names
+DIR/conversion.json  where it came from, and the proof
+DIR/config.json      `VideoMAEConfig` and the architecture; written last: where it stands, the
+                     directory is complete
 """
 
 import contextlib
@@ -37,7 +37,7 @@ class CheckpointError(ValueError):
 class Description:
     """Everything in a converted directory but the weights.
 
-    `architecture` is the name of a class in `model.py`; `labels` is None where there are no classes.
+    `architecture` is the name of a class in `model.py`; `labels` is None where no classes are.
     """
 
     architecture: str
@@ -112,7 +112,7 @@ def load_description(directory: str | os.PathLike) -> Description:
 
 
 def save_params(directory: str | os.PathLike, params: Params) -> None:
-    """Write the tree, of NumPy or JAX arrays, to `directory`/params without copying it in memory."""
+    """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory."""
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()

@@ -1,12 +1,12 @@
 """What shape is the network? One frozen dataclass with Hugging Face's field names, and a table."""
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from videomae_jax.activations import ACTIVATIONS
+from videomae_jax.fields import refuse_unknown
 
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
@@ -97,7 +97,7 @@ class VideoMAEConfig:
         Raises:
             ValueError: for a missing, unknown or impossible entry, naming it.
         """
-        _refuse_unknown(fields, _field_names())
+        refuse_unknown(fields, _field_names(), what="config")
         missing = sorted(_field_names() - set(fields))
         if missing:
             raise ValueError(f"config lacks {', '.join(missing)}")
@@ -120,7 +120,7 @@ class VideoMAEConfig:
             raise ValueError("pruned_heads is not supported: the heads must be whole")
         num_labels = _num_labels(fields)
         qkv_bias = _qkv_bias(fields)
-        _refuse_unknown(fields, _field_names() | GENERIC_HF_FIELDS)
+        refuse_unknown(fields, _field_names() | GENERIC_HF_FIELDS, what="config")
         known = {name: fields[name] for name in _field_names() & set(fields)}
         return cls(**_typed(known | {"num_labels": num_labels, "qkv_bias": qkv_bias}))
 
@@ -210,36 +210,27 @@ def _qkv_bias(fields: dict[str, Any]) -> bool:
     return True if qkv_bias is None else qkv_bias
 
 
-def _refuse_unknown(fields: Mapping[str, Any], known: set[str] | frozenset[str]) -> None:
-    for name in fields:
-        if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-            raise ValueError(f"unknown config entry {name!r}{hint}")
-
-
 # What transformers 4 and 5 write into any config.json; none of it changes this network.
 GENERIC_HF_FIELDS = frozenset(
     """
     _attn_implementation _attn_implementation_internal _commit_hash _name_or_path
-    add_cross_attention architectures attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id
-    chunk_size_feed_forward cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample
-    dtype early_stopping encoder_no_repeat_ngram_size eos_token_id experts_implementation
+    add_cross_attention architectures attn_implementation auto_map bad_words_ids
+    begin_suppress_tokens bos_token_id chunk_size_feed_forward cross_attention_hidden_size
+    decoder_start_token_id diversity_penalty do_sample dtype early_stopping
+    encoder_no_repeat_ngram_size eos_token_id experts_implementation
     exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
     gradient_checkpointing id2label is_decoder is_encoder_decoder label2id length_penalty
     max_length min_length model_type no_repeat_ngram_size num_beam_groups num_beams
-    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id prefix
-    pruned_heads quantization_config remove_invalid_values repetition_penalty return_dict return_dict_in_generate
-    sep_token_id suppress_tokens task_specific_params temperature tf_legacy_loss
-    tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p torch_dtype torchscript
-    transformers_version typical_p use_bfloat16 use_cache
+    num_return_sequences output_attentions output_hidden_states output_scores pad_token_id
+    prefix pruned_heads quantization_config remove_invalid_values repetition_penalty return_dict
+    return_dict_in_generate sep_token_id suppress_tokens task_specific_params temperature
+    tf_legacy_loss tie_encoder_decoder tie_word_embeddings tokenizer_class top_k top_p
+    torch_dtype torchscript transformers_version typical_p use_bfloat16 use_cache
     """.split()
 )
 
 
-def _variant(
-    width: int, layers: int, heads: int, decoder: tuple[int, int, int]
-) -> VideoMAEConfig:
+def _variant(width: int, layers: int, heads: int, decoder: tuple[int, int, int]) -> VideoMAEConfig:
     decoder_width, decoder_heads, decoder_layers = decoder
     return VideoMAEConfig(
         hidden_size=width,

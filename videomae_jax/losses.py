@@ -8,12 +8,8 @@ from jaxtyping import Bool, Float
 
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.masking import gather_tokens, split_mask
+from videomae_jax.processing import IMAGENET_MEAN, IMAGENET_STD
 from videomae_jax.tokens import tubelets
-
-# Clips are un-normalised with these, whatever the checkpoint was normalised with: so do the
-# original code and transformers.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def pretraining_targets(
@@ -21,7 +17,8 @@ def pretraining_targets(
 ) -> Float[Array, "B L P"]:
     """What the pre-trainer should predict for each tubelet, flattened in the order (p0, p1, p2, c).
 
-    Clips of three colours are un-normalised with ImageNet's mean and deviation. With
+    Clips of three colours are un-normalised with ImageNet's mean and deviation, whatever the
+    checkpoint's preprocessing normalised with. With
     `norm_pix_loss`, each tubelet and colour is then normalised by its own mean and unbiased
     deviation, (p - mean) / (sqrt(variance) + 1e-6). Source: MCG-NJU/VideoMAE, transformers.
 

@@ -24,7 +24,9 @@ def tube_mask(
     places = high * wide
     masked = int(ratio * places)
     if not 0 < masked < places:
-        raise ValueError(f"ratio {ratio} hides {masked} of {places} places; wanted 1 to {places-1}")
+        raise ValueError(
+            f"ratio {ratio} hides {masked} of {places} places; wanted 1 to {places - 1}"
+        )
     ranks = jnp.argsort(jax.random.uniform(key, (batch, places)), axis=-1)
     return jnp.tile(ranks < masked, (1, time))
 
@@ -52,7 +54,7 @@ def count_masked(mask: Bool[Array | np.ndarray, "B L"]) -> int:
 def split_mask(
     mask: Bool[Array | np.ndarray, "B L"], num_masked: int
 ) -> tuple[Int[Array, "B V"], Int[Array, "B M"]]:
-    """Indices of visible and of hidden tokens, each ascending, with V = L - num_masked, M = num_masked.
+    """Indices of visible and of hidden tokens, each ascending: M = num_masked, V = L - M.
 
     A row that does not hide exactly num_masked tokens raises where the mask has values. Under
     `jit` it can't: its indices then point outside, so that `gather_tokens` gives NaN and not a

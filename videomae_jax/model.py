@@ -35,9 +35,7 @@ def check_clips(clips: Array | np.ndarray, config: VideoMAEConfig) -> None:
     """
     if clips.ndim != 5 or clips.shape[1:] != config.clip_shape:
         wanted = ", ".join(map(str, ("B", *config.clip_shape)))
-        raise ValueError(
-            f"clips must be [B, T, H, W, C] = [{wanted}], got {list(clips.shape)}"
-        )
+        raise ValueError(f"clips must be [B, T, H, W, C] = [{wanted}], got {list(clips.shape)}")
     if not jnp.issubdtype(clips.dtype, jnp.floating):
         raise ValueError(
             f"clips must be floating point, normalised by the checkpoint's preprocess, "
@@ -188,9 +186,9 @@ class VideoPretrainer(nn.Module):
     """Clips [B, T, H, W, C] and a mask, bool [B, L], True = hidden -> predictions [B, M, P].
 
     The encoder sees the visible tokens only; the decoder sees those and mask tokens, and predicts
-    the tubelets of the hidden ones in ascending order. Each row of the mask hides M tokens. M is a
-    shape: outside `jit` it is counted in the mask, inside it must be said as `num_masked`, and a row
-    that hides another number then predicts NaN.
+    the tubelets of the hidden ones in ascending order. Each row of the mask hides M tokens. M is
+    a shape: outside `jit` it is counted in the mask, inside it must be said as `num_masked`, and
+    a row that hides another number then predicts NaN.
 
     Raises:
         ValueError: for clips or a mask of another shape or dtype, rows that differ in M, a mask
@@ -264,4 +262,6 @@ def abstract_params(model: VideoModel) -> dict[str, Any]:
         num_masked = 1 if model.num_masked is None else model.num_masked
         rest.append(np.arange(model.config.num_tokens)[None] < num_masked)
     # The key is made inside, so that not even a device is asked for.
-    return jax.eval_shape(lambda clips: model.init(jax.random.key(0), clips, *rest), clips)["params"]
+    return jax.eval_shape(lambda clips: model.init(jax.random.key(0), clips, *rest), clips)[
+        "params"
+    ]

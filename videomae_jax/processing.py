@@ -9,7 +9,6 @@ Two rules, which differ in more than the filter:
 """
 
 import dataclasses
-import difflib
 import os
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,10 +17,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from videomae_jax.fields import refuse_unknown
+from videomae_jax.resizing import (
+    BILINEAR,
+    crop_opencv,
+    crop_pil,
+    resize_opencv,
+    resize_pil,
+    resized_size,
+)
+
 RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters, by the numbers that preprocessor_config.json files hold."""
 
-BILINEAR = 2
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LARGEST_SIDE = 2**16
@@ -166,7 +174,7 @@ class Preprocess:
             ValueError: for a missing, unknown or impossible entry, naming it.
         """
         known = {field.name for field in dataclasses.fields(cls)}
-        _refuse_unknown(fields, known)
+        refuse_unknown(fields, known, what="preprocessing")
         missing = sorted(known - set(fields))
         if missing:
             raise ValueError(f"preprocessing lacks {', '.join(missing)}")
@@ -195,30 +203,6 @@ class Preprocess:
             image_mean=IMAGENET_MEAN,
             image_std=IMAGENET_STD,
         )
-
-    @classmethod
-    def from_hf(cls, fields: Any) -> "Preprocess":
-        """From the contents of a Hugging Face preprocessor_config.json, of any age, as "pil".
-
-        Also video_preprocessor_config.json. What it lacks gets transformers' defaults, as does
-        what is null; except that the old VideoMAEFeatureExtractor cropped to its `size`. Entries
-        that do not touch the pixels of a decoded video are passed over.
-
-        Raises:
-            ValueError: for an unknown, unsupported, impossible or contradictory entry, naming it.
-        """
-        ours = {field.name for field in dataclasses.fields(cls)} - {"resize"}
-        _refuse_unknown(fields, ours | GENERIC_HF_FIELDS)
-        fields = {name: value for name, value in fields.items() if value is not None}
-        _refuse_other_processors(fields)
-        known = {name: value for name, value in fields.items() if name in ours}
-        if isinstance(fields.get("size"), int) and "feature_extractor_type" in fields:
-            known.setdefault("crop_size", fields["size"])
-        square = fields.get("default_to_square", False)
-        for name, whole in (("size", square), ("crop_size", True)):
-            if name in known:
-                known[name] = _size_from_hf(known[name], square=whole)
-        return cls(**_checked(cls().to_dict() | known))
 
     def _colours(self) -> int | None:
         for values in (self.image_mean, self.image_std):
@@ -263,107 +247,6 @@ class Preprocess:
             crop = crop_opencv if self.resize == "opencv" else crop_pil
             frame = crop(frame, self.crop_size["height"], self.crop_size["width"])
         return frame
-
-
-def resized_size(size: Mapping[str, int], height: int, width: int) -> tuple[int, int]:
-    """(height, width) that a frame of height x width is resized to; the same for both rules."""
-    if "height" in size:
-        return size["height"], size["width"]
-    short = size["shortest_edge"]
-    # The order of the operations matters: 224 * 1280 / 720 in floating point, then cut off.
-    if height <= width:
-        return short, int(short * width / height)
-    return int(short * height / width), short
-
-
-def resize_pil(
-    frame: UInt8[np.ndarray, "H W C"], height: int, width: int, *, resample: int = BILINEAR
-) -> UInt8[np.ndarray, "height width C"]:
-    """Pillow's resize, antialiased when it shrinks (but for "nearest"), colour by colour."""
-    from PIL import Image
-
-    if frame.shape[-1] == 3:
-        return np.asarray(Image.fromarray(frame).resize((width, height), resample))
-    resized = np.empty((height, width, frame.shape[-1]), np.uint8)
-    for colour in range(frame.shape[-1]):
-        plane = Image.fromarray(frame[..., colour])
-        resized[..., colour] = plane.resize((width, height), resample)
-    return resized
-
-
-def resize_opencv(
-    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
-) -> UInt8[np.ndarray, "height width C"]:
-    """cv2.resize with INTER_LINEAR, without OpenCV: half-pixel centres, edges repeated.
-
-    OpenCV's fixed-point arithmetic (weights of 11 bits, what is below them cut off twice on the
-    way down), so that the result is the same to the last bit, except for two colours shrunk to
-    exactly one half, where OpenCV rounds .5 to even: one grey level.
-    """
-    above, below, above_weight, below_weight = _taps(frame.shape[0], height)
-    left, right, left_weight, right_weight = _taps(frame.shape[1], width, inside=True)
-    rows, places = np.unique(np.concatenate([above, below]), return_inverse=True)
-    needed = frame[rows]
-    lines = needed[:, left] * left_weight[:, None] + needed[:, right] * right_weight[:, None]
-    lines >>= 4
-    top = lines[places[:height]] * above_weight[:, None, None] >> 16
-    top += lines[places[height:]] * below_weight[:, None, None] >> 16
-    return ((top + 2) >> 2).astype(np.uint8)
-
-
-def _taps(source: int, target: int, *, inside: bool = False) -> tuple[np.ndarray, ...]:
-    """Two source indices for each target index, and their weights of 2048 parts, int32.
-
-    inside: past an edge, all weight goes to the outermost pixel, as OpenCV does along rows; along
-    columns it weights that pixel twice, which is not the same once cut off.
-    """
-    centres = (np.arange(target) + 0.5) * (1.0 / (target / source)) - 0.5
-    centres = centres.astype(np.float32)
-    first = np.floor(centres)
-    rest = centres - first
-    first = first.astype(np.int64)
-    if inside:
-        rest[(first < 0) | (first >= source - 1)] = 0.0
-    weights = [np.rint(part * np.float32(2048)).astype(np.int32) for part in (1 - rest, rest)]
-    return first.clip(0, source - 1), (first + 1).clip(0, source - 1), *weights
-
-
-def crop_pil(
-    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
-) -> UInt8[np.ndarray, "height width C"]:
-    """The centre of a frame, or the frame in the centre of black, along each side by itself.
-
-    Of an odd number of spare pixels the extra one goes to the bottom and right; of an odd number
-    of missing ones, to the top and left (transformers.image_transforms.center_crop).
-    """
-    starts = [(has - wants) // 2 for has, wants in zip(frame.shape, (height, width), strict=False)]
-    inner = frame[tuple(slice(max(start, 0), None) for start in starts)][:height, :width]
-    if inner.shape[:2] == (height, width):
-        return inner
-    padded = np.zeros((height, width, frame.shape[-1]), frame.dtype)
-    top, left = (max(-start, 0) for start in starts)
-    padded[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
-    return padded
-
-
-def crop_opencv(
-    frame: UInt8[np.ndarray, "H W C"], height: int, width: int
-) -> UInt8[np.ndarray, "height width C"]:
-    """The centre of a frame, from int(round(spare / 2)) on (MCG-NJU/VideoMAE).
-
-    Python rounds .5 to even, so of 1 spare pixel 0 are skipped, of 3 it is 2, of 5 it is 2.
-
-    Raises:
-        ValueError: if the frame is smaller than the crop.
-    """
-    spare = frame.shape[0] - height, frame.shape[1] - width
-    if min(spare) < 0:
-        raise ValueError(
-            f"a frame of {_by(frame.shape[:2])} (height x width) after resizing is smaller than "
-            f"crop_size {_by((height, width))}"
-        )
-    top, left = (round(pixels / 2) for pixels in spare)
-    return frame[top : top + height, left : left + width]
 
 
 def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -427,36 +310,6 @@ def _number(name: str, value: Any, *, positive: bool) -> float:
     return float(value)
 
 
-def _refuse_unknown(fields: Any, known: set[str] | frozenset[str]) -> None:
-    if not isinstance(fields, Mapping):
-        raise ValueError(f"preprocessing must be a JSON object, got {fields!r}")
-    for name in fields:
-        if name not in known:
-            nearest = difflib.get_close_matches(str(name), known, n=1)
-            hint = f" (did you mean {nearest[0]!r}?)" if nearest else ""
-            raise ValueError(f"unknown preprocessing entry {name!r}{hint}")
-
-
-def _refuse_other_processors(fields: Mapping[str, Any]) -> None:
-    for name in ("feature_extractor_type", "image_processor_type", "video_processor_type"):
-        if not str(fields.get(name, "VideoMAE")).startswith("VideoMAE"):
-            raise ValueError(f"{name} must be one of VideoMAE's, got {fields[name]!r}")
-    for name in ("do_pad", "offset"):
-        if fields.get(name):
-            raise ValueError(f"{name} is not supported, got {fields[name]!r}")
-
-
-def _size_from_hf(size: Any, *, square: bool) -> Any:
-    """The size dict that a bare number or a pair (height, width) of older files stands for."""
-    if isinstance(size, int):
-        return {"height": size, "width": size} if square else {"shortest_edge": size}
-    if isinstance(size, (list, tuple)) and len(size) == 2:
-        return {"height": size[0], "width": size[1]}
-    if isinstance(size, Mapping):
-        return {key: value for key, value in size.items() if value is not None}
-    return size
-
-
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
     return height, width
@@ -468,16 +321,3 @@ def _by(pair: Iterable[int]) -> str:
 
 def _spell(values: tuple[float, ...] | float) -> str:
     return " ".join(f"{value:g}" for value in (values if isinstance(values, tuple) else (values,)))
-
-
-# What transformers writes beside the fields above; none of it changes the pixels of RGB frames,
-# but for do_pad and offset, which are refused when set.
-GENERIC_HF_FIELDS = frozenset(
-    """
-    _commit_hash _name_or_path _processor_class _valid_kwargs_names _valid_processor_keys auto_map
-    data_format default_to_square device disable_grouping do_convert_rgb do_pad do_sample_frames
-    feature_extractor_type fps image_processor_type image_seq_length input_data_format
-    model_input_names num_frames offset pad_size processor_class return_metadata return_tensors
-    size_divisor transformers_version video_metadata video_processor_type
-    """.split()
-)

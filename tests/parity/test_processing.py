@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from transformers import VideoMAEImageProcessorPil
 
+from convert.preprocessor import read_preprocessor
 from videomae_jax.processing import Preprocess
 
 CLIPS = Path(__file__).parents[3] / "shared" / "clips"
@@ -30,7 +31,7 @@ def reference(processor: VideoMAEImageProcessorPil, frames: np.ndarray) -> np.nd
 
 def assert_same(frames: np.ndarray, **fields) -> None:
     processor = VideoMAEImageProcessorPil(**fields)
-    ours = Preprocess.from_hf(json.loads(processor.to_json_string()))(frames)
+    ours = read_preprocessor(json.loads(processor.to_json_string()))(frames)
     np.testing.assert_array_equal(ours, reference(processor, frames))
 
 
@@ -98,11 +99,11 @@ def test_a_fourth_colour_is_no_alpha():
 def test_saved_file(tmp_path):
     VideoMAEImageProcessorPil(crop_size=(64, 96)).save_pretrained(tmp_path)
     fields = json.loads((tmp_path / "preprocessor_config.json").read_text())
-    assert Preprocess.from_hf(fields) == Preprocess(crop_size={"height": 64, "width": 96})
+    assert read_preprocessor(fields) == Preprocess(crop_size={"height": 64, "width": 96})
 
 
 def test_the_class_default():
-    assert Preprocess.from_hf(VideoMAEImageProcessorPil().to_dict()) == Preprocess.default(224)
+    assert read_preprocessor(VideoMAEImageProcessorPil().to_dict()) == Preprocess.default(224)
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=f"no real clips at {CLIPS}")

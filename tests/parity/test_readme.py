@@ -1,4 +1,4 @@
-"""The README's snippets, run as printed, one after another, in a folder as a reader would have it."""
+"""The README's commands and snippets, run as printed, in a folder as a reader would have it."""
 
 import re
 import shlex
