@@ -26,7 +26,8 @@ from videomae_jax.processing import Preprocess
 
 FORMAT = "videomae_jax/1"
 
-Params = Mapping[str, Any]
+# A nested dict of arrays, as Flax makes it.
+Params = Any
 
 
 class CheckpointError(ValueError):
@@ -121,10 +122,10 @@ def save_params(directory: str | os.PathLike, params: Params) -> None:
     context.memory.deepcopy_host_arrays = False
     context.array.saving.use_compression = False
     with context:
-        ocp.save(Path(directory) / "params", params)
+        ocp.save(str(Path(directory) / "params"), params)
 
 
-def load_params(directory: str | os.PathLike, like: Any) -> dict[str, Any]:
+def load_params(directory: str | os.PathLike, like: Any) -> Params:
     """Read the tree at `directory`/params into the likeness of `like`.
 
     `like` is a tree of `jax.ShapeDtypeStruct`: its shapes and dtypes must be the stored ones, and
@@ -142,7 +143,7 @@ def load_params(directory: str | os.PathLike, like: Any) -> dict[str, Any]:
         like,
     )
     try:
-        return ocp.load(path, placed)
+        return ocp.load(str(path), placed)
     # Orbax and TensorStore raise whatever their layers raise.
     except Exception as error:
         reason = str(error).strip().splitlines()

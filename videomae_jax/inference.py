@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -89,4 +89,5 @@ def apply_classifier(
     model: VideoClassifier, params: Params, clips: Float[Array, "B T H W C"]
 ) -> Float[Array, "B labels"]:
     """The compiled model; compiled once for each model and shape of clips."""
-    return model.apply({"params": params}, clips)
+    # Without mutable collections `apply` returns the output alone; its type says it may not.
+    return cast(Array, model.apply({"params": params}, clips))

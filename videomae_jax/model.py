@@ -100,7 +100,7 @@ class VideoEncoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Tubelet embeddings plus positions, of all tokens or of the visible ones."""
         check_clips(clips, self.config)
-        tokens = tubelets(jnp.asarray(clips), self.config)
+        tokens = tubelets(clips, self.config)
         positions = jnp.asarray(sinusoid_table(self.config.num_tokens, self.config.hidden_size))
         positions = positions[None]
         if visible is not None:

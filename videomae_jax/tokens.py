@@ -1,7 +1,8 @@
-"""Clip <-> tubelets, of NumPy and JAX arrays alike, and the sinusoid position table. Pure."""
+"""Clip <-> tubelets, and the sinusoid position table. Pure."""
 
 import functools
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
@@ -11,7 +12,7 @@ from videomae_jax.config import VideoMAEConfig
 
 def tubelets(
     clips: Shaped[Array | np.ndarray, "B T H W C"], config: VideoMAEConfig
-) -> Shaped[Array | np.ndarray, "B L P"]:
+) -> Shaped[Array, "B L P"]:
     """Cut clips into L tubelets in (t, h, w) order, each flattened in the order (p0, p1, p2, c).
 
     The same order as the pre-training target of the original code: "b (t p0) (h p1) (w p2) c ->
@@ -19,7 +20,7 @@ def tubelets(
     """
     (time, high, wide), (patch_height, patch_width) = config.grid, config.patch_size
     batch = clips.shape[0]
-    cut = clips.reshape(
+    cut = jnp.asarray(clips).reshape(
         batch, time, config.tubelet_size, high, patch_height, wide, patch_width, config.num_channels
     )
     return cut.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(
@@ -29,11 +30,11 @@ def tubelets(
 
 def clips_from_tubelets(
     tokens: Shaped[Array | np.ndarray, "B L P"], config: VideoMAEConfig
-) -> Shaped[Array | np.ndarray, "B T H W C"]:
+) -> Shaped[Array, "B T H W C"]:
     """The inverse of `tubelets`."""
     (time, high, wide), (patch_height, patch_width) = config.grid, config.patch_size
     batch = tokens.shape[0]
-    cut = tokens.reshape(
+    cut = jnp.asarray(tokens).reshape(
         batch, time, high, wide, config.tubelet_size, patch_height, patch_width, config.num_channels
     )
     return cut.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *config.clip_shape)
