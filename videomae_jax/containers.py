@@ -1,0 +1,94 @@
+"""Is the file as long as its container says? Truncated copies, told apart before decoding.
+
+A decoder just stops where a truncated file does, and the clip made of what it saw looks whole. But
+MP4, WebM and AVI all open with sizes: the part that holds the pictures must end inside the file.
+(Counts of frames in a header are no evidence: they lie in files that are whole.)
+"""
+
+import os
+from typing import BinaryIO
+
+# Matroska's identifiers of the file header and of the part that holds everything else.
+EBML_HEADER, SEGMENT = 0x1A45DFA3, 0x18538067
+
+
+def missing_bytes(path: str | os.PathLike) -> int:
+    """Bytes between the end of a file and the end that its container promises; 0 if it is whole.
+
+    0, too, for formats other than MP4/MOV, Matroska/WebM and AVI, and for live recordings, which
+    promise nothing.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        start = file.read(12)
+        file.seek(0)
+        if start[:4] == b"RIFF":
+            return max(_riff_end(file, size) - size, 0)
+        if int.from_bytes(start[:4]) == EBML_HEADER:
+            return max(_matroska_end(file) - size, 0)
+        if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+            return max(_mp4_end(file, size) - size, 0)
+    return 0
+
+
+def _mp4_end(file: BinaryIO, size: int) -> int:
+    """Where the last box of pictures or their index ends (ISO/IEC 14496-12, 4.2)."""
+    position = end = 0
+    while position + 8 <= size:
+        file.seek(position)
+        header = file.read(16)
+        length, kind = int.from_bytes(header[:4]), header[4:8]
+        if length == 1:
+            length = int.from_bytes(header[8:16])
+        if length < 8:
+            # 0 is "to the end of the file"; anything else is no box.
+            break
+        position += length
+        if kind in (b"moov", b"mdat", b"moof"):
+            end = position
+    return end
+
+
+def _riff_end(file: BinaryIO, size: int) -> int:
+    """Where the list of pictures ends: "movi", in RIFF's list of lists."""
+    position = 12
+    while position + 12 <= size:
+        file.seek(position)
+        header = file.read(12)
+        length = int.from_bytes(header[4:8], "little")
+        end = position + 8 + length
+        if header[:4] == b"LIST" and header[8:12] == b"movi":
+            return end
+        # Chunks start at even places.
+        position = end + end % 2
+    return 0
+
+
+def _matroska_end(file: BinaryIO) -> int:
+    """Where the segment ends (RFC 8794); 0 where its size is not known, as in live recordings."""
+    _element_id(file)
+    header_size = _element_size(file)
+    if header_size is None:
+        return 0
+    file.seek(header_size, os.SEEK_CUR)
+    if _element_id(file) != SEGMENT:
+        return 0
+    segment_size = _element_size(file)
+    return 0 if segment_size is None else file.tell() + segment_size
+
+
+def _element_id(file: BinaryIO) -> int:
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return 0
+    return int.from_bytes(first + file.read(8 - first[0].bit_length()))
+
+
+def _element_size(file: BinaryIO) -> int | None:
+    """A variable-length integer: as many bytes as its first has leading zeros, plus one."""
+    first = file.read(1)
+    if not first or first[0] == 0:
+        return None
+    length = 9 - first[0].bit_length()
+    value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1)
+    return None if value == (1 << 7 * length) - 1 else value
