@@ -2,7 +2,8 @@
 
 python -m convert SOURCE OUT
 
-source.py      SOURCE -> named tensors, read one at a time, and what its JSON files say
+source.py      SOURCE -> its weight files, opened, and what the JSON files beside them say
+weights.py     a weight file -> named tensors, read one at a time
 layouts.py     the weight maps: one table a layout, pattern -> target path
 recognize.py   which layout, which architecture, which sizes
 translate.py   named tensors -> parameter tree; every problem at once

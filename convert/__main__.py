@@ -35,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except ConversionError as error:
         return fail(error.problems)
-    except CheckpointError as error:
+    # A full disk, say: its text names the file.
+    except (CheckpointError, OSError) as error:
         return fail([str(error)])
     return 0
 
@@ -75,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
 
     if options.out is not None:
         checkpoint.refuse_existing(options.out)
+    if options.verify:
+        verify.import_reference()
     conversion = job.convert(options.source, overrides=overrides(options), labels=options.labels)
     print(audit.as_text(conversion.description.conversion), flush=True)
     source, network, model = conversion.source, conversion.network, conversion.model

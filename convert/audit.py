@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from convert.recognize import Network, trained_head_dim
+from convert.recognize import HEAD_DIMS, Network
 from convert.source import Source
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels
@@ -76,28 +76,39 @@ def warnings(
         )
     if labels_source == "assumed":
         found.append("No class names: LABEL_0, LABEL_1, ... are used. Say --labels FILE.")
-    if "num_attention_heads" not in network.overrides and not network.layout.has_config:
-        found.append(
-            f"An original file says nothing of heads, image size or frames: "
-            f"{network.config.num_attention_heads} heads of {network.config.head_dim}, "
-            f"{_by(network.config.image_size)} and {network.config.num_frames} frames are assumed, "
-            f"unless given by --num-heads, --image-size, --num-frames."
-        )
+    if not network.layout.has_config and (assumed := assumptions(network)):
+        found.append(f"The file doesn't tell, so these are assumed: {', '.join(assumed)}.")
     return found
 
 
 def head_warning(config: VideoMAEConfig) -> str | None:
-    """The head-count trap, if the config has another head width than models that wide have."""
-    trained = trained_head_dim(config.hidden_size)
-    if config.head_dim == trained or config.hidden_size % trained:
+    """The head-count trap, if the config has other heads than the published models that wide."""
+    trained = HEAD_DIMS.get(config.hidden_size, config.head_dim)
+    if config.head_dim == trained:
         return None
     heads = config.hidden_size // trained
     return (
         f"{config.num_attention_heads} heads of {config.head_dim}: models {config.hidden_size} "
         f"wide were trained by the original code with {heads} heads of {trained}. The published "
-        f"config of the small models says 16, so agreement with transformers means 16, and the published "
-        f"accuracy most likely means {heads}: convert again with --num-heads {heads} and compare."
+        f"config of the small models says 16, so agreement with transformers means 16, and the "
+        f"published accuracy most likely means {heads}: convert again with --num-heads {heads} and "
+        f"compare."
     )
+
+
+def assumptions(network: Network) -> list[str]:
+    """What neither the file nor the user said, each with the option that says it."""
+    config = network.config
+    said = {
+        "num_attention_heads": f"{config.num_attention_heads} heads of {config.head_dim} "
+        f"(--num-heads)",
+        "image_size": f"{_by(config.image_size)} pixels (--image-size)",
+        "num_frames": f"{config.num_frames} frames (--num-frames)",
+    }
+    if network.architecture == "VideoPretrainer":
+        heads = f"{config.decoder_num_attention_heads} decoder heads (--decoder-num-heads)"
+        said["decoder_num_attention_heads"] = heads
+    return [text for field, text in said.items() if field not in network.overrides]
 
 
 def as_text(report: Mapping[str, Any]) -> str:
@@ -110,10 +121,12 @@ def as_text(report: Mapping[str, Any]) -> str:
         ("architecture", f"{network['architecture']}, {network['parameters']:,} parameters"),
         ("width, layers", f"{config['hidden_size']}, {config['num_hidden_layers']}"),
         ("heads", f"{network['heads']} of {network['head_dim']}"),
+        *_decoder_row(network["architecture"], config),
         (
             "clip",
             f"{config['num_frames']} frames of {_by(config['image_size'])}, "
-            f"{config['num_channels']} channels, tubelets of {config['tubelet_size']} x {_by(config['patch_size'])}",
+            f"{config['num_channels']} channels, tubelets of "
+            f"{_by([config['tubelet_size'], *config['patch_size']])}",
         ),
         ("LayerNorm eps", _eps(network["architecture"], config)),
         ("preprocessing", f"{report['preprocessing']['description']}"),
@@ -140,6 +153,14 @@ def _eps(architecture: str, config: Mapping[str, Any]) -> str:
     if architecture == "VideoPretrainer":
         norms.append(f"{config['decoder_norm_eps']:g} decoder norm")
     return ", ".join(norms)
+
+
+def _decoder_row(architecture: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if architecture != "VideoPretrainer":
+        return []
+    width, heads = config["decoder_hidden_size"], config["decoder_num_attention_heads"]
+    layers = config["decoder_num_hidden_layers"]
+    return [("decoder", f"{width} wide, {layers} layers, {heads} heads of {width // heads}")]
 
 
 def _by(size) -> str:

@@ -10,7 +10,7 @@ from convert import audit
 from convert.errors import ConversionError
 from convert.preprocessor import read_preprocessor
 from convert.recognize import Network, recognize
-from convert.source import Source, open_source
+from convert.source import Source, open_source, read_json
 from convert.translate import flatten, translate
 from videomae_jax import checkpoint
 from videomae_jax.labels import Labels
@@ -44,17 +44,19 @@ def convert(
     """
     opened = open_source(source)
     network = recognize(opened, overrides or {})
-    preprocess, preprocess_source = _preprocess(opened, network)
-    names, labels_source = _labels(opened, network, labels)
     try:
         model = ARCHITECTURES[network.architecture](network.config)
         like = abstract_params(model)
-    except ValueError as error:
-        raise ConversionError(f"{source}: {error}") from error
+    # Sizes that are too large for a network, or for this machine, fail where they are used first.
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ConversionError(f"{source}: no network can have these sizes ({error})") from error
     try:
         params = translate(opened.tensors, network.layout, like)
     except ConversionError as error:
         raise ConversionError(*(f"{source}: {problem}" for problem in error.problems)) from error
+    preprocess, preprocess_source = _preprocess(opened, network)
+    # After the weights, which prove that there are as many classes as the config says.
+    names, labels_source = _labels(opened, network, labels)
     report = audit.report(
         opened,
         network,
@@ -81,18 +83,19 @@ def convert(
 
 def _preprocess(source: Source, network: Network) -> tuple[Preprocess, str]:
     size, channels = network.config.image_size, network.config.num_channels
-    where = source.path
+    if not network.layout.has_config:
+        return Preprocess.original(size), "the original code's evaluation"
+    file = source.preprocessor_file
+    if file is None:
+        return Preprocess.default(size), "assumed"
     try:
-        if not network.layout.has_config:
-            return Preprocess.original(size), "the original code's evaluation"
-        if source.preprocessor is None:
-            return Preprocess.default(size), "assumed"
-        where = source.path / "preprocessor_config.json"
-        preprocess = read_preprocessor(source.preprocessor)
+        preprocess = read_preprocessor(read_json(file))
         preprocess.check_fits(size, channels)
+    except ConversionError:
+        raise
     except ValueError as error:
-        raise ConversionError(f"{where}: {error}") from error
-    return preprocess, "preprocessor_config.json"
+        raise ConversionError(f"{file}: {error}") from error
+    return preprocess, file.name
 
 
 def _labels(
@@ -103,22 +106,20 @@ def _labels(
         if path is not None:
             raise ConversionError(f"{path}: {source.path} has no classes to name")
         return None, "no classes"
-    try:
-        if path is not None:
-            labels, where = Labels.read(path), f"{Path(path).name}"
-        elif (
-            source.config is not None
-            and source.config.get("id2label")
-            and network.layout.has_config
-        ):
-            labels, where = Labels.from_hf(source.config), "config.json"
-        else:
-            return Labels.numbered(count), "assumed"
-    except ValueError as error:
-        raise ConversionError(f"{path or source.path}: {error}") from error
-    if len(labels) != count:
-        raise ConversionError(f"{path}: names {len(labels)} classes, {source.path} has {count}")
-    return labels, where
+    if path is not None:
+        try:
+            labels = Labels.read(path)
+        except ValueError as error:
+            raise ConversionError(str(error)) from error
+        if len(labels) != count:
+            raise ConversionError(f"{path}: names {len(labels)} classes, {source.path} has {count}")
+        return labels, Path(path).name
+    if network.layout.has_config and source.config.get("id2label"):
+        try:
+            return Labels.from_hf(source.config), source.config_file.name
+        except ValueError as error:
+            raise ConversionError(f"{source.config_file}: {error}") from error
+    return Labels.numbered(count), "assumed"
 
 
 def write(
@@ -134,14 +135,10 @@ def write(
     Raises:
         CheckpointError: if `out` exists.
     """
-    like = abstract_params(conversion.model)
 
     def prove_written(folder: Path) -> Mapping[str, Any]:
-        return prove(checkpoint.load_params(folder, like))
+        if prove is None:
+            return {}
+        return prove(checkpoint.load_params(folder, abstract_params(conversion.model)))
 
-    checkpoint.save(
-        out,
-        conversion.params,
-        conversion.description,
-        prove=None if prove is None else prove_written,
-    )
+    checkpoint.save(out, conversion.params, conversion.description, prove=prove_written)

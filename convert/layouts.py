@@ -44,6 +44,11 @@ class Rule:
     change: Callable[[np.ndarray], np.ndarray] = same
     part: str | None = None
 
+    @property
+    def stacked(self) -> bool:
+        """Whether there is one such tensor a layer."""
+        return "{n}" in self.pattern
+
     def match(self, name: str) -> int | None:
         """The layer `name` speaks of if this rule takes it (0 where there are none), else None."""
         found = re.fullmatch(re.escape(self.pattern).replace(r"\{n\}", "([0-9]{1,4})"), name)

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from convert.errors import ConversionError
+from convert.errors import ConversionError, generalize
 from convert.layouts import LAYOUTS, Layout
-from convert.source import Source, Tensor
+from convert.source import Source
+from convert.weights import Tensor
 from videomae_jax.config import VideoMAEConfig
 
 HF_ARCHITECTURES = {
@@ -17,6 +18,10 @@ HF_ARCHITECTURES = {
 
 # The original code has 1e-6 everywhere.
 ORIGINAL_EPS = 1e-6
+
+# By width of the model: S, B, L, H, g.
+HEAD_DIMS = {384: 64, 768: 64, 1024: 64, 1280: 80, 1408: 88}
+DECODER_HEAD_DIMS = {192: 64, 384: 64, 512: 64, 640: 80}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,7 +36,7 @@ class Network:
 
 def trained_head_dim(width: int, *, decoder: bool = False) -> int:
     """Width of a head in every published model of this width, as the original code trained it."""
-    return {640: 80}.get(width, 64) if decoder else {1280: 80, 1408: 88}.get(width, 64)
+    return (DECODER_HEAD_DIMS if decoder else HEAD_DIMS).get(width, 64)
 
 
 def recognize(source: Source, overrides: Mapping[str, Any]) -> Network:
@@ -46,23 +51,15 @@ def recognize(source: Source, overrides: Mapping[str, Any]) -> Network:
     layout = _layout(source)
     names = {layout.strip(name): tensor for name, tensor in source.tensors.items()}
     architecture = _architecture(layout, names)
+    where, content = source.path, None
     if layout.has_config:
-        if source.config is None:
-            raise ConversionError(
-                f"{source.path}: a Hugging Face layout needs the config.json that belongs to it, "
-                f"in the same folder"
-            )
-        where = f"{source.path / 'config.json' if source.path.is_dir() else source.path}"
-        declared = source.config.get("architectures") or []
-        if isinstance(declared, list) and declared and declared[0] in HF_ARCHITECTURES:
-            architecture = HF_ARCHITECTURES[declared[0]]
-    else:
-        where = f"{source.path}"
+        where, content = source.config_file, source.config
+        architecture = _declared_architecture(content) or architecture
     try:
-        if layout.has_config:
-            config = dataclasses.replace(VideoMAEConfig.from_hf(source.config), **overrides)
+        if content is not None:
+            config = VideoMAEConfig.from_hf(content | dict(overrides))
         else:
-            config = VideoMAEConfig(**_original_fields(source, names, overrides))
+            config = VideoMAEConfig(**_original_fields(names, overrides))
     except ValueError as error:
         raise ConversionError(f"{where}: {error}") from error
     return Network(layout=layout, architecture=architecture, config=config, overrides=overrides)
@@ -87,16 +84,22 @@ def _architecture(layout: Layout, names: Mapping[str, Tensor]) -> str:
     return "VideoClassifier" if parts & {"classifier", "fc_norm"} else "VideoEncoder"
 
 
-def _original_fields(
-    source: Source, names: Mapping[str, Tensor], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def _declared_architecture(config: Mapping[str, Any]) -> str | None:
+    declared = config.get("architectures")
+    first = declared[0] if isinstance(declared, list) and declared else None
+    return HF_ARCHITECTURES.get(first) if isinstance(first, str) else None
+
+
+def _original_fields(names: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Config fields of an original file, from its shapes and the published variants."""
+    # Any layer will do, so that one that lacks a tensor is a problem for `translate` to name.
+    tensors = {generalize(name)[0]: tensor for name, tensor in names.items()}
 
     def shape(name: str, rank: int) -> tuple[int, ...]:
-        if name not in names or len(names[name].shape) != rank:
-            found = f"has shape {list(names[name].shape)}" if name in names else "is missing"
-            raise ConversionError(f"{source.path}: {name} {found}; wanted {rank} axes")
-        return names[name].shape
+        if name not in tensors or len(tensors[name].shape) != rank:
+            found = f"is {list(tensors[name].shape)}" if name in tensors else "is missing"
+            raise ValueError(f"{name} {found}; wanted {rank} axes")
+        return tensors[name].shape
 
     width, channels, tubelet, patch_height, patch_width = shape("patch_embed.proj.weight", 5)
     fields = {
@@ -104,43 +107,39 @@ def _original_fields(
         "num_channels": channels,
         "tubelet_size": tubelet,
         "patch_size": (patch_height, patch_width),
-        "num_hidden_layers": _count_layers(names, "blocks."),
-        "intermediate_size": shape("blocks.0.mlp.fc1.weight", 2)[0],
-        "qkv_bias": "blocks.0.attn.q_bias" in names,
-        "use_mean_pooling": "norm.weight" not in names,
-        "num_labels": shape("head.weight", 2)[0] if "head.weight" in names else 0,
+        "num_hidden_layers": _count_layers(names, "blocks.{n}."),
+        "intermediate_size": shape("blocks.{n}.mlp.fc1.weight", 2)[0],
+        "qkv_bias": "blocks.{n}.attn.q_bias" in tensors,
+        "use_mean_pooling": "norm.weight" not in tensors,
+        "num_labels": shape("head.weight", 2)[0] if "head.weight" in tensors else 0,
         "layer_norm_eps": ORIGINAL_EPS,
         "fc_norm_eps": ORIGINAL_EPS,
         "decoder_norm_eps": ORIGINAL_EPS,
     }
     if "num_attention_heads" not in overrides:
-        fields["num_attention_heads"] = _heads(source, width, "--num-heads")
-    if "encoder_to_decoder.weight" in names:
+        fields["num_attention_heads"] = _heads(width, "--num-heads")
+    if "encoder_to_decoder.weight" in tensors:
         decoder_width = shape("encoder_to_decoder.weight", 2)[0]
         fields |= {
             "decoder_hidden_size": decoder_width,
-            "decoder_num_hidden_layers": _count_layers(names, "decoder.blocks."),
-            "decoder_intermediate_size": shape("decoder.blocks.0.mlp.fc1.weight", 2)[0],
+            "decoder_num_hidden_layers": _count_layers(names, "decoder.blocks.{n}."),
+            "decoder_intermediate_size": shape("decoder.blocks.{n}.mlp.fc1.weight", 2)[0],
         }
         if "decoder_num_attention_heads" not in overrides:
-            fields["decoder_num_attention_heads"] = _heads(
-                source, decoder_width, "--decoder-num-heads", decoder=True
-            )
+            heads = _heads(decoder_width, "--decoder-num-heads", decoder=True)
+            fields["decoder_num_attention_heads"] = heads
     return fields | dict(overrides)
 
 
 def _count_layers(names: Mapping[str, Tensor], prefix: str) -> int:
-    layers = {
-        name.removeprefix(prefix).partition(".")[0] for name in names if name.startswith(prefix)
-    }
-    return 1 + max((int(layer) for layer in layers if layer.isdecimal()), default=-1)
+    layers = (layer for name, layer in map(generalize, names) if name.startswith(prefix))
+    return 1 + max((layer for layer in layers if layer is not None), default=-1)
 
 
-def _heads(source: Source, width: int, option: str, *, decoder: bool = False) -> int:
+def _heads(width: int, option: str, *, decoder: bool = False) -> int:
     head_dim = trained_head_dim(width, decoder=decoder)
     if width % head_dim:
-        raise ConversionError(
-            f"{source.path}: no published model is {width} wide, so its heads can't be guessed; "
-            f"say {option} N"
+        raise ValueError(
+            f"no published model is {width} wide, so its heads can't be guessed; say {option} N"
         )
     return width // head_dim

@@ -1,15 +1,16 @@
 """Named tensors -> parameter tree, by the rules of a layout; every problem at once."""
 
 import dataclasses
+import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from convert.errors import ConversionError
+from convert.errors import ConversionError, Problems, generalize
 from convert.layouts import PARTS, Layout, Rule
-from convert.source import Tensor
+from convert.weights import Tensor
 
 FLOATS = ("F64", "F32", "F16", "BF16", "float64", "float32", "float16", "bfloat16")
 
@@ -36,8 +37,9 @@ def translate(
 ) -> dict[str, Any]:
     """Fill a tree of float32 NumPy arrays with the shapes of `like`.
 
-    Reads one tensor at a time into its final place, so that it takes the memory of one model.
-    `progress` may wrap the iteration over the tensors.
+    Reads one tensor at a time into its final place, so that it takes the memory of one model, and
+    none before every place is known to have its tensor. `progress` may wrap the iteration over the
+    tensors.
 
     Raises:
         ConversionError: with every one of: no rule, filled twice, never filled, wrong shape, not a
@@ -45,55 +47,57 @@ def translate(
     """
     shapes = {path: leaf.shape for path, leaf in flatten(like).items()}
     assignments, problems = plan(tensors, layout, shapes)
-    leaves = {path: np.empty(shape, np.float32) for path, shape in shapes.items()}
+    # Only a whole plan is worth the memory; of a broken one the values are looked at all the same.
+    whole = not problems
+    leaves = {path: np.empty(shape, np.float32) for path, shape in shapes.items() if whole}
     for assignment in progress(assignments):
-        values = assignment.rule.change(assignment.tensor.read())
-        unfit = int(np.size(values) - np.count_nonzero(np.isfinite(values)))
-        if unfit:
-            problems.append(f"not finite: {assignment.name} holds {unfit} NaN or Inf")
-        view(leaves, assignment.slot)[...] = values
+        # A float64 too large for float32 becomes infinite here, and is found.
+        with np.errstate(over="ignore"):
+            values = assignment.tensor.read().astype(np.float32, copy=False)
+        if not np.isfinite(values).all():
+            problems.add_tensor("not finite", assignment.name, " holds NaN or Inf")
+        if whole:
+            view(leaves, assignment.slot)[...] = assignment.rule.change(values)
     if problems:
-        raise ConversionError(*problems)
+        raise ConversionError(*problems.lines())
     return unflatten(leaves)
 
 
 def plan(
     tensors: Mapping[str, Tensor], layout: Layout, shapes: Mapping[str, tuple[int, ...]]
-) -> tuple[list[Assignment], list[str]]:
+) -> tuple[list[Assignment], Problems]:
     """Which tensor fills which slot, and every problem that shows before a value is read."""
-    wide = any(path.startswith("encoder/") for path in shapes)
     filled: dict[Slot, list[str]] = defaultdict(list)
-    assignments, problems = [], []
+    assignments, problems = [], Problems()
     for name, tensor in tensors.items():
         found = layout.find(layout.strip(name))
         if found is None:
-            problems.append(f"no rule: {name} {list(tensor.shape)}")
+            problems.add_tensor("no rule", name, f" {list(tensor.shape)}")
             continue
         rule, layer = found
-        path = rule.target if wide else rule.target.removeprefix("encoder/")
+        path = target_path(rule, shapes)
         if path not in shapes:
-            problems.append(f"no rule: {name} {list(tensor.shape)} has no place in this network")
-            continue
-        stacked = "{n}" in rule.pattern
-        if stacked and layer >= shapes[path][0]:
-            problems.append(
-                f"no rule: {name} is of layer {layer}, the config has {shapes[path][0]} layers"
-            )
-            continue
-        slot = (path, layer if stacked else None, rule.part)
-        filled[slot].append(name)
-        wrong = _unfit(name, tensor, rule, slot, shapes)
-        if wrong:
-            problems.append(wrong)
+            rest = f" {list(tensor.shape)} has no place in this network"
+            problems.add_tensor("no rule", name, rest)
+        elif rule.stacked and layer >= shapes[path][0]:
+            rest = f" {list(tensor.shape)} is beyond the config's {shapes[path][0]} layers"
+            problems.add_tensor("no rule", name, rest)
         else:
-            assignments.append(Assignment(name, tensor, rule, slot))
-    problems += [
-        f"filled twice: {describe(slot)} by {' and '.join(names)}"
-        for slot, names in filled.items()
-        if len(names) > 1
-    ]
-    problems += [f"never filled: {describe(slot)}" for slot in _unfilled(shapes, filled)]
+            slot = (path, layer if rule.stacked else None, rule.part)
+            filled[slot].append(name)
+            if wrong := _unfit(tensor, rule, slot, shapes):
+                problems.add_tensor(wrong[0], name, wrong[1])
+            else:
+                assignments.append(Assignment(name, tensor, rule, slot))
+    _add_twice_filled(problems, filled)
+    _add_never_filled(problems, filled, layout, shapes)
     return assignments, problems
+
+
+def target_path(rule: Rule, shapes: Mapping[str, Any]) -> str:
+    """Where a rule's tensors go in this tree: a bare encoder's paths lack the first part."""
+    wide = any(path.startswith("encoder/") for path in shapes)
+    return rule.target if wide else rule.target.removeprefix("encoder/")
 
 
 def view(leaves: Mapping[str, np.ndarray], slot: Slot) -> np.ndarray:
@@ -105,12 +109,6 @@ def view(leaves: Mapping[str, np.ndarray], slot: Slot) -> np.ndarray:
     width = leaf.shape[-1] // len(PARTS)
     start = PARTS.index(part) * width
     return leaf[..., start : start + width]
-
-
-def describe(slot: Slot) -> str:
-    """A slot in words: path, then layer and part where there are any."""
-    path, layer, part = slot
-    return path + (f", layer {layer}" if layer is not None else "") + (f", {part}" if part else "")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -135,11 +133,11 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _unfit(
-    name: str, tensor: Tensor, rule: Rule, slot: Slot, shapes: Mapping[str, tuple[int, ...]]
-) -> str | None:
-    """Why the tensor can't fill the slot, from its shape and dtype alone."""
+    tensor: Tensor, rule: Rule, slot: Slot, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[str, str] | None:
+    """Why the tensor can't fill the slot, by its shape and dtype: the kind, and what follows."""
     if tensor.dtype not in FLOATS:
-        return f"not a float: {name} is {tensor.dtype}"
+        return "not a float", f" is {tensor.dtype}"
     # Stand-ins without memory behind them: only the shapes are asked for.
     wanted = view({slot[0]: np.broadcast_to(np.float32(0), shapes[slot[0]])}, slot).shape
     try:
@@ -147,22 +145,45 @@ def _unfit(
     except (ValueError, IndexError):
         given = tensor.shape
     if given != wanted:
+        place = _describe(slot[0], slot[2])
         return (
-            f"wrong shape: {name} {list(tensor.shape)} makes {list(given)}, "
-            f"{describe(slot)} is {list(wanted)}"
+            "wrong shape",
+            f" {list(tensor.shape)} makes {list(given)}, {place} is {list(wanted)}",
         )
     return None
 
 
-def _unfilled(
-    shapes: Mapping[str, tuple[int, ...]], filled: Mapping[Slot, list[str]]
-) -> Iterable[Slot]:
+def _add_twice_filled(problems: Problems, filled: Mapping[Slot, list[str]]) -> None:
+    for (path, layer, part), names in filled.items():
+        if len(names) > 1:
+            sources = " and ".join(generalize(name)[0] for name in names)
+            problems.add(f"filled twice: {_describe(path, part)} by {sources}", layer)
+
+
+def _add_never_filled(
+    problems: Problems,
+    filled: Iterable[Slot],
+    layout: Layout,
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    found = defaultdict(set)
+    for path, layer, part in filled:
+        found[path, part].add(layer)
+    rules = defaultdict(list)
+    for rule in layout.rules:
+        rules[target_path(rule, shapes)].append(rule)
     for path, shape in shapes.items():
-        layers = range(shape[0]) if "layers/" in path else (None,)
-        packed = path.endswith("qkv/kernel")
-        for layer in layers:
-            if (path, layer, None) in filled:
+        for part in dict.fromkeys(rule.part for rule in rules[path]) or (None,):
+            text = f"never filled: {_describe(path, part)}"
+            if not any(rule.stacked for rule in rules[path]):
+                if not found[path, part]:
+                    problems.add(text)
                 continue
-            for part in PARTS if packed else (None,):
-                if (path, layer, part) not in filled:
-                    yield path, layer, part
+            # Between the layers that are there: a config may say a billion of them.
+            for before, after in itertools.pairwise([-1, *sorted(found[path, part]), shape[0]]):
+                if after - before > 1:
+                    problems.add(text, before + 1, after - 1)
+
+
+def _describe(path: str, part: str | None) -> str:
+    return f"{path}, {part}" if part else path

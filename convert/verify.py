@@ -1,8 +1,9 @@
 """transformers' PyTorch model and ours on the same random clip, stage by stage.
 
-The reference never sees our parameter tree. For a Hugging Face source it is what transformers loads
-from that folder; for an original one it is transformers' model, loaded with the source's tensors
-renamed here (not by the tables in `layouts.py`) and with the original's eps in every norm.
+The reference never sees our parameter tree. For a Hugging Face folder it is what transformers loads
+from it; for a single file it is transformers' model, loaded with the file's tensors renamed here
+(not by the tables in `layouts.py`), and if that is an original one, with the original's eps in
+every norm.
 """
 
 import dataclasses
@@ -19,14 +20,15 @@ from convert.source import Source
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.losses import pretraining_loss
 from videomae_jax.masking import tube_mask
-from videomae_jax.model import VideoClassifier, VideoModel, VideoPretrainer
+from videomae_jax.model import VideoClassifier, VideoModel
 
 # Relative L2 error allowed at each stage in float32. Measured on a random ViT-S: a right port
 # 5e-7, a tanh GELU in place of the exact one 3e-5 to 8e-5, wrong heads 2e-3. A wrong eps stays
 # below, so those are compared as numbers.
 TOLERANCE = 1e-5
 
-ORIGINAL_TO_HUGGING_FACE = (
+# Names of either layout -> of a `state_dict` of transformers 5, without "videomae.".
+RENAMES = (
     (r"^(module\.|_orig_mod\.|backbone\.)+", ""),
     (r"^encoder\.(blocks|norm|patch_embed)", r"\1"),
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
@@ -41,6 +43,8 @@ ORIGINAL_TO_HUGGING_FACE = (
     (r"\.attn\.proj\.", ".attention.output.dense."),
     (r"\.mlp\.fc1\.", ".intermediate.dense."),
     (r"\.mlp\.fc2\.", ".output.dense."),
+    (r"\.attention\.q_bias$", ".attention.query.bias"),
+    (r"\.attention\.v_bias$", ".attention.value.bias"),
 )
 
 
@@ -62,12 +66,8 @@ def verify(
         ConversionError: if torch or transformers is missing, or transformers can't load the source.
         VerificationError: if a stage is further apart than `TOLERANCE`; `figures` holds them all.
     """
-    torch, transformers = _import_reference()
-    reference = (
-        _load_hugging_face(source, network)
-        if network.layout.has_config
-        else _load_original(source, network)
-    )
+    torch, transformers = import_reference()
+    reference = _load_reference(source, network)
     _refuse_other_eps(reference, network.config)
     clip, mask = _random_inputs(network)
     wanted = _reference_stages(reference, clip, mask)
@@ -109,7 +109,12 @@ def as_text(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _import_reference():
+def import_reference():
+    """The modules that the reference needs, made to keep to themselves what they log.
+
+    Raises:
+        ConversionError: if one is missing.
+    """
     try:
         import torch
         import transformers
@@ -122,6 +127,25 @@ def _import_reference():
     return torch, transformers
 
 
+def _load_reference(source: Source, network: Network):
+    folder = network.layout.has_config and source.path.is_dir()
+    try:
+        model, missing, unexpected = (_load_folder if folder else _load_file)(source, network)
+    # transformers raises whatever its layers raise.
+    except Exception as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ConversionError(
+            f"{source.path}: transformers can't load it, so there is no reference ({reason[0]})"
+        ) from error
+    if missing or unexpected:
+        raise ConversionError(
+            f"{source.path}: transformers doesn't load it whole, so it is no reference "
+            f"(missing: {', '.join(sorted(missing)) or 'none'}; "
+            f"unexpected: {', '.join(sorted(unexpected)) or 'none'})"
+        )
+    return model.eval()
+
+
 def _reference_class(network: Network) -> type:
     import transformers
 
@@ -132,46 +156,41 @@ def _reference_class(network: Network) -> type:
     }[network.architecture]
 
 
-def _load_hugging_face(source: Source, network: Network):
+def _load_folder(source: Source, network: Network):
     import transformers
 
-    folder = source.path if source.path.is_dir() else source.path.parent
-    config = transformers.VideoMAEConfig.from_pretrained(folder, local_files_only=True)
+    config = transformers.VideoMAEConfig.from_pretrained(source.path, local_files_only=True)
     for name, value in network.overrides.items():
         setattr(config, name, list(value) if isinstance(value, tuple) else value)
     model, info = _reference_class(network).from_pretrained(
-        folder,
+        source.path,
         config=config,
         local_files_only=True,
         output_loading_info=True,
         dtype="float32",
         use_safetensors=source.files[0].suffix == ".safetensors",
     )
-    _refuse_unloaded(source, info["missing_keys"], info["unexpected_keys"])
-    return model.eval()
+    return model, info["missing_keys"], info["unexpected_keys"]
 
 
-def _load_original(source: Source, network: Network):
+def _load_file(source: Source, network: Network):
     import torch
     import transformers
 
     model = _reference_class(network)(
         transformers.VideoMAEConfig(**hugging_face_fields(network.config))
     )
-    weights = _split_qkv(
-        {rename_original(name): tensor.read() for name, tensor in source.tensors.items()}
-    )
+    weights = _split_qkv({rename(name): tensor.read() for name, tensor in source.tensors.items()})
     owned = dict(model.state_dict())
     named = {
         name if name in owned else f"videomae.{name}": value for name, value in weights.items()
     }
-    tensors = {name: torch.from_numpy(np.array(value)) for name, value in named.items()}
+    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in named.items()}
     missing, unexpected = model.load_state_dict(tensors, strict=False)
-    _refuse_unloaded(source, missing, unexpected)
     for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm):
+        if isinstance(module, torch.nn.LayerNorm) and not network.layout.has_config:
             module.eps = ORIGINAL_EPS
-    return model.eval()
+    return model, missing, unexpected
 
 
 def hugging_face_fields(config: VideoMAEConfig) -> dict[str, Any]:
@@ -187,9 +206,9 @@ def hugging_face_fields(config: VideoMAEConfig) -> dict[str, Any]:
     return fields
 
 
-def rename_original(name: str) -> str:
-    """An original tensor's name as a bare `VideoMAEModel` or a head of it would have it."""
-    for pattern, replacement in ORIGINAL_TO_HUGGING_FACE:
+def rename(name: str) -> str:
+    """A tensor's name as a bare `VideoMAEModel` or a head of it would have it."""
+    for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
@@ -204,15 +223,6 @@ def _split_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         else:
             split[name] = value
     return split
-
-
-def _refuse_unloaded(source: Source, missing, unexpected) -> None:
-    if missing or unexpected:
-        raise ConversionError(
-            f"{source.path}: transformers doesn't load it whole, so it is no reference "
-            f"(missing: {', '.join(sorted(missing)) or 'none'}; "
-            f"unexpected: {', '.join(sorted(unexpected)) or 'none'})"
-        )
 
 
 def _refuse_other_eps(reference, config: VideoMAEConfig) -> None:
@@ -280,7 +290,7 @@ def _our_stages(
     with jax.default_matmul_precision("float32"):
         embedding, first, last, output = jax.jit(run)(params, clip)
     stages = {"embedding": embedding, "first block": first, "encoder": last}
-    if isinstance(model, VideoPretrainer):
+    if mask is not None:
         loss = pretraining_loss(output, clip, mask, model.config)
         stages |= {"predictions": output, "loss": loss}
     else:

@@ -175,7 +175,8 @@ def _load_problem(path: Path, error: Exception) -> str:
     if path.stat().st_size == 0:
         reason = "empty"
     elif isinstance(error, RuntimeError):
-        reason = str(error).partition(". ")[0]
+        # Without the line of torch's source that some begin with.
+        reason = re.sub(r"^\[.*?\][ .]*", "", str(error)).partition(". ")[0]
     return (
         f"{path}: not a readable torch file ({reason}); download it again, or save the weights "
         f"alone: torch.save(model.state_dict(), ...)"

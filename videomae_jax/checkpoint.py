@@ -122,7 +122,7 @@ def save_params(directory: str | os.PathLike, params: Params) -> None:
     context.memory.deepcopy_host_arrays = False
     context.array.saving.use_compression = False
     with context:
-        ocp.save(str(Path(directory) / "params"), params)
+        ocp.save(str(_weights(directory)), params)
 
 
 def load_params(directory: str | os.PathLike, like: Any) -> Params:
@@ -143,7 +143,7 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
         like,
     )
     try:
-        return ocp.load(str(path), placed)
+        return ocp.load(str(_weights(directory)), placed)
     # Orbax and TensorStore raise whatever their layers raise.
     except Exception as error:
         reason = str(error).strip().splitlines()
@@ -151,6 +151,11 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
             f"{path}: the weights can't be read ({reason[0] if reason else type(error).__name__}); "
             f"convert the source again"
         ) from error
+
+
+def _weights(directory: str | os.PathLike) -> Path:
+    # Orbax takes absolute paths only.
+    return (Path(directory) / "params").absolute()
 
 
 @contextlib.contextmanager
