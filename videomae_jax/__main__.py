@@ -1,20 +1,15 @@
 """The `videomae` command: parse, call one function, print.
 
-videomae classify CLIP... --model DIR [--top-k 5] [--json]
+Usage:
+    videomae classify CLIP... --model DIR [--top-k 5] [--json]
 """
 
 import argparse
+import functools
 import json
 import sys
-from typing import NoReturn
 
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and exit with code 2."""
-        self.exit(2, f"{self.prog.split()[0]}: error: {message}\n")
+from videomae_jax.command import OneLineParser, fail
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,15 +18,18 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return options.run(options)
     except ValueError as error:
-        return fail(error)
+        return fail("videomae", error)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
     from videomae_jax.sampling import SAMPLING
 
-    parser = OneLineParser(prog="videomae", description="VideoMAE in JAX.")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    one_line_parser = functools.partial(OneLineParser, program="videomae")
+    parser = one_line_parser(prog="videomae", description="VideoMAE in JAX.")
+    commands = parser.add_subparsers(
+        title="commands", required=True, metavar="COMMAND", parser_class=one_line_parser
+    )
     command = commands.add_parser(
         "classify", help="name what happens in video files", description=classify_files.__doc__
     )
@@ -82,7 +80,7 @@ def classify_files(options: argparse.Namespace) -> int:
             )
             predictions = vm.classify(checkpoint, frames, top_k=options.top_k)
         except vm.VideoError as error:
-            code = fail(error)
+            code = fail("videomae", error)
             continue
         if options.json:
             print(as_json(path, options.model, predictions), flush=True)
@@ -101,12 +99,6 @@ def as_text(path: str, predictions: list) -> str:
     """The clip's path, then a line a class."""
     lines = [f"{100 * entry.probability:6.2f} %  {entry.label}" for entry in predictions]
     return "\n".join([path, *lines])
-
-
-def fail(error: ValueError) -> int:
-    """Print a bad input's one line; returns the exit code for it."""
-    print(f"videomae: error: {' '.join(str(error).split())}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

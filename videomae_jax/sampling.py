@@ -110,7 +110,9 @@ def ssv2_test(video_frames: int, num_frames: int, *, clips: int = 2) -> Int64[np
     """int(s * tick / S + tick * i) with tick = N / T, [S, T] (Something-Something v2 test)."""
     tick = video_frames / num_frames
     steps = np.arange(num_frames)
-    return np.stack([(clip * tick / clips + tick * steps).astype(np.int64) for clip in range(clips)])
+    return np.stack(
+        [(clip * tick / clips + tick * steps).astype(np.int64) for clip in range(clips)]
+    )
 
 
 def pretraining(

@@ -1,0 +1,27 @@
+"""What all commands do alike: bad input is one line on stderr and exit code 2."""
+
+import argparse
+import sys
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser whose errors are one line, "program: error: ...", like every other error.
+
+    `program` is the name in that line; subcommands keep it.
+    """
+
+    def __init__(self, *args, program: str, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.program = program
+
+    def error(self, message: str) -> NoReturn:
+        """Print the error and exit with code 2."""
+        self.exit(fail(self.program, message))
+
+
+def fail(program: str, *problems: object) -> int:
+    """Print what is wrong, one line each; returns the exit code for it."""
+    for problem in problems:
+        sys.stderr.write(f"{program}: error: {' '.join(str(problem).split())}\n")
+    return 2
