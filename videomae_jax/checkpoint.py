@@ -200,11 +200,13 @@ def _complete(directory: Path) -> Path:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
+    partial = path.with_name(f".{path.name}")
+    with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
+    partial.rename(path)
 
 
 def _read_json(path: Path) -> Any:
