@@ -4,7 +4,6 @@ import sys
 
 import numpy as np
 import pytest
-from videomae_jax.video import read_clip
 
 from examples.quickstart.clip import make_clip
 from tests.configs import TINY, random_params
@@ -14,6 +13,7 @@ from videomae_jax.inference import classify, load
 from videomae_jax.labels import Labels
 from videomae_jax.model import VideoClassifier, abstract_params
 from videomae_jax.processing import Preprocess
+from videomae_jax.video import read_clip
 
 NAMES = ("left", "right", 'ärmel, "zu"', "up", "down", "in", "out")
 

@@ -5,7 +5,6 @@ Usage:
 """
 
 import argparse
-import functools
 import json
 import sys
 
@@ -25,11 +24,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
     from videomae_jax.sampling import SAMPLING
 
-    one_line_parser = functools.partial(OneLineParser, program="videomae")
-    parser = one_line_parser(prog="videomae", description="VideoMAE in JAX.")
-    commands = parser.add_subparsers(
-        title="commands", required=True, metavar="COMMAND", parser_class=one_line_parser
-    )
+    parser = OneLineParser(prog="videomae", description="VideoMAE in JAX.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "classify", help="name what happens in video files", description=classify_files.__doc__
     )

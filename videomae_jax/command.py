@@ -8,12 +8,12 @@ from typing import NoReturn
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, "program: error: ...", like every other error.
 
-    `program` is the name in that line; subcommands keep it.
+    `program` is the name in that line; by default the first word of `prog`.
     """
 
-    def __init__(self, *args, program: str, **kwargs):
+    def __init__(self, *args, program: str | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.program = program
+        self.program = program or self.prog.split()[0]
 
     def error(self, message: str) -> NoReturn:
         """Print the error and exit with code 2."""

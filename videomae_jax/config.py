@@ -191,7 +191,7 @@ def _check_relations(config: VideoMAEConfig) -> None:
             raise ValueError(f"{name} {value} is not a multiple of {divisor_name} {divisor}")
 
 
-def _num_labels(fields: Mapping[str, Any]) -> int:
+def _num_labels(fields: Mapping[str, Any]) -> Any:
     id2label = fields.get("id2label")
     if id2label is not None and not isinstance(id2label, Mapping):
         raise ValueError(f"id2label must map class numbers to names, got {type(id2label).__name__}")
@@ -202,7 +202,7 @@ def _num_labels(fields: Mapping[str, Any]) -> int:
     return 2 if said is None else said
 
 
-def _qkv_bias(fields: dict[str, Any]) -> bool:
+def _qkv_bias(fields: dict[str, Any]) -> Any:
     qv_bias = fields.pop("qv_bias", None)
     qkv_bias = fields.get("qkv_bias", qv_bias)
     if qv_bias is not None and qv_bias != qkv_bias:

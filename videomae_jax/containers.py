@@ -1,8 +1,9 @@
-"""Is the file as long as its container says? Truncated copies, told apart before decoding.
+"""What the first bytes of a video file tell, before a decoder sees it.
 
-A decoder just stops where a truncated file does, and the clip made of what it saw looks whole. But
-MP4, WebM and AVI all open with sizes: the part that holds the pictures must end inside the file.
-(Counts of frames in a header are no evidence: they lie in files that are whole.)
+Is it as long as its container says? A decoder just stops where a truncated file does, and the clip
+made of what it saw looks whole. But MP4, WebM and AVI all open with sizes: the part that holds the
+pictures must end inside the file. (Counts of frames in a header are no evidence: they lie in files
+that are whole.)
 """
 
 import os
@@ -10,6 +11,23 @@ from typing import BinaryIO
 
 # Matroska's identifiers of the file header and of the part that holds everything else.
 EBML_HEADER, SEGMENT = 0x1A45DFA3, 0x18538067
+# MP4's boxes at the top level: what else follows a box is no box.
+BOXES = frozenset(
+    b"ftyp moov mdat moof mfra sidx styp free skip wide udta meta uuid pnot prft emsg".split()
+)
+# Videos that begin in plain text; all other text is a playlist or no video at all.
+TEXTUAL = (b"RIFF", b"GIF8", b"YUV4MPEG", b"nut/")
+
+
+def is_text(path: str | os.PathLike) -> bool:
+    """Whether a file begins as text does.
+
+    Some text is a list of other files to libav, which would open them.
+    """
+    with open(path, "rb") as file:
+        start = file.read(9).removeprefix(b"\xef\xbb\xbf")[:8]
+    readable = all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start)
+    return bool(start) and readable and not start.startswith(TEXTUAL)
 
 
 def missing_bytes(path: str | os.PathLike) -> int:
@@ -26,27 +44,25 @@ def missing_bytes(path: str | os.PathLike) -> int:
             return max(_riff_end(file, size) - size, 0)
         if int.from_bytes(start[:4]) == EBML_HEADER:
             return max(_matroska_end(file) - size, 0)
-        if start[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        if start[4:8] in BOXES:
             return max(_mp4_end(file, size) - size, 0)
     return 0
 
 
 def _mp4_end(file: BinaryIO, size: int) -> int:
-    """Where the last box of pictures or their index ends (ISO/IEC 14496-12, 4.2)."""
-    position = end = 0
+    """Where the last box ends (ISO/IEC 14496-12, 4.2)."""
+    position = 0
     while position + 8 <= size:
         file.seek(position)
         header = file.read(16)
         length, kind = int.from_bytes(header[:4]), header[4:8]
         if length == 1:
             length = int.from_bytes(header[8:16])
-        if length < 8:
-            # 0 is "to the end of the file"; anything else is no box.
-            break
+        # A length of 0 is "to the end of the file".
+        if length < 8 or kind not in BOXES:
+            return 0
         position += length
-        if kind in (b"moov", b"mdat", b"moof"):
-            end = position
-    return end
+    return position
 
 
 def _riff_end(file: BinaryIO, size: int) -> int:
@@ -92,3 +108,16 @@ def _element_size(file: BinaryIO) -> int | None:
     length = 9 - first[0].bit_length()
     value = int.from_bytes(first + file.read(length - 1)) & ((1 << 7 * length) - 1)
     return None if value == (1 << 7 * length) - 1 else value
+
+
+def avi_frame_counts(path: str | os.PathLike) -> list[int]:
+    """Where in a file the header of an AVI says how many frames it has; nowhere in other files.
+
+    Two unsigned 32-bit numbers: dwTotalFrames of "avih" and dwLength of the first "strh".
+    """
+    with open(path, "rb") as file:
+        header = file.read(65536).partition(b"movi")[0]
+    if header[:4] != b"RIFF" or header[8:12] != b"AVI ":
+        return []
+    places = ((header.find(b"avih"), 8 + 16), (header.find(b"strh"), 8 + 32))
+    return [start + offset for start, offset in places if start >= 0]

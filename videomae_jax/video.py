@@ -7,6 +7,8 @@ frame counts in headers are wrong too often. Decoded by PyAV, or by OpenCV where
 import contextlib
 import importlib.util
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from videomae_jax.containers import missing_bytes
+from videomae_jax.containers import avi_frame_counts, is_text, missing_bytes
 from videomae_jax.sampling import sample
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -51,16 +53,15 @@ def read_clip(
     sample(sampling, 2**40, num_frames, rate=rate)
     path = _existing(path)
 
-    def choose(video_frames: int) -> list[int]:
-        try:
-            return sample(sampling, video_frames, num_frames, rate=rate).tolist()
-        except ValueError as error:
-            raise VideoError(f"{path}: {error}") from error
-
     # A guess that is right for nearly every file, and free; a wrong one costs a second pass.
-    guess = _guess_count(path)
-    frames, count = _decode(path, choose(guess) if guess else (), threads=threads)
-    indices = choose(count)
+    guess, likely = _guess_count(path), []
+    with contextlib.suppress(ValueError):
+        likely = sample(sampling, guess, num_frames, rate=rate).tolist()
+    frames, count = _decode(path, likely, threads=threads)
+    try:
+        indices = sample(sampling, count, num_frames, rate=rate).tolist()
+    except ValueError as error:
+        raise VideoError(f"{path}: {error}") from error
     if not set(indices) <= set(frames):
         frames, count = _decode(path, indices, threads=threads)
     return np.stack([frames[index] for index in indices])
@@ -102,11 +103,13 @@ def _existing(path: str | os.PathLike) -> Path:
     if not path.is_file():
         raise VideoError(f"{path}: doesn't exist; check the path")
     try:
-        missing = missing_bytes(path)
+        missing, text = missing_bytes(path), is_text(path)
     except OSError as error:
         raise VideoError(f"{path}: can't be read ({error.strerror}); check its rights") from error
     if not path.stat().st_size:
         raise VideoError(f"{path}: is empty; copy or download it again")
+    if text:
+        raise VideoError(f"{path}: is text, not a video; give a video file")
     if missing:
         raise VideoError(f"{path}: is cut short by {missing:,} bytes; copy or download it again")
     return path
@@ -159,6 +162,7 @@ def _pyav_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     av.logging.set_level(None)
     try:
         # "file:" keeps libav from reading a colon in the name as a protocol.
+        # pyrefly: ignore[no-matching-overload]  # a keyword that not every version has
         with av.open(f"file:{path}", **_lenient_metadata(av.__version__)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: has no video stream (audio only?); give another file")
@@ -224,14 +228,41 @@ def _opencv_count(path: Path) -> int:
 
 @contextlib.contextmanager
 def _opencv_frames(path: Path, threads: bool) -> Iterator[Iterator[Callable[[], Frame]]]:
-    with _opencv_capture(path) as capture:
-        yield _opencv_pictures(capture)
+    with _without_frame_counts(path) as readable, _opencv_capture(readable) as capture:
+        yield _opencv_pictures(capture, path)
 
 
-def _opencv_pictures(capture: Any) -> Iterator[Callable[[], Frame]]:
+def _opencv_pictures(capture: Any, path: Path) -> Iterator[Callable[[], Frame]]:
+    import cv2
+
     def picture() -> Frame:
         _, bgr = capture.retrieve()
         return np.ascontiguousarray(bgr[..., ::-1])
 
+    count = 0
     while capture.grab():
+        count += 1
         yield picture
+    # OpenCV ends in the same way at damage and at the end. Its count is an estimate for some files.
+    promised = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if count < 0.9 * promised:
+        raise VideoError(
+            f"{path}: OpenCV stops after {count} of about {promised} frames; convert it again, or "
+            f"install PyAV: pip install 'videomae-jax[video]'"
+        )
+
+
+@contextlib.contextmanager
+def _without_frame_counts(path: Path) -> Iterator[Path]:
+    """The file, or of an AVI a copy that promises nothing: OpenCV stops at what the header says."""
+    counts = avi_frame_counts(path)
+    if not counts:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(shutil.copyfile(path, Path(folder) / "copy.avi"))
+        with copy.open("r+b") as file:
+            for place in counts:
+                file.seek(place)
+                file.write(bytes(4))
+        yield copy
