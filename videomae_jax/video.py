@@ -158,6 +158,7 @@ def _pyav_stream(path: Path) -> Iterator[tuple[Any, Any]]:
     """An open container and its video stream; libav's errors become VideoError."""
     import av
 
+    trouble = "not a video that can be read"
     previous = av.logging.get_level()
     av.logging.set_level(None)
     try:
@@ -166,10 +167,11 @@ def _pyav_stream(path: Path) -> Iterator[tuple[Any, Any]]:
         with av.open(f"file:{path}", **_lenient_metadata(av.__version__)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: has no video stream (audio only?); give another file")
+            trouble = "damaged"
             yield container, container.streams.video[0]
     except av.error.FFmpegError as error:
         raise VideoError(
-            f"{path}: not a video that can be read ({error.strerror}); copy or convert it again"
+            f"{path}: {trouble} ({error.strerror}); copy or convert it again"
         ) from error
     finally:
         av.logging.set_level(previous)
