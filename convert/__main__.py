@@ -10,15 +10,9 @@ SOURCE is a Hugging Face folder, or an original `.pth` file of MCG-NJU/VideoMAE.
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-
-class OneLineParser(argparse.ArgumentParser):
-    """A parser whose errors are one line, like every other error of the command."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print the error and exit with code 2."""
-        self.exit(2, f"convert: error: {message}\n")
+from videomae_jax.command import OneLineParser, fail
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -31,19 +25,20 @@ def main(argv: list[str] | None = None) -> int:
         run(options)
     except VerificationError as error:
         print(error)
-        print("convert: error: the converted model is not the reference", file=sys.stderr)
+        fail("convert", "the converted model is not the reference")
         return 1
     except ConversionError as error:
-        return fail(error.problems)
+        return fail("convert", *error.problems)
     # A full disk, say: its text names the file.
     except (CheckpointError, OSError) as error:
-        return fail([str(error)])
+        return fail("convert", error)
     return 0
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace."""
     parser = OneLineParser(
+        program="convert",
         prog="python -m convert",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -111,13 +106,6 @@ def image_size(text: str) -> tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise argparse.ArgumentTypeError(f"must be a number or HEIGHTxWIDTH, got {text!r}")
     return int(sides[0]), int(sides[-1])
-
-
-def fail(problems) -> int:
-    """Print what is wrong, one line each; returns the exit code for it."""
-    for problem in problems:
-        print(f"convert: error: {' '.join(problem.split())}", file=sys.stderr)
-    return 2
 
 
 if __name__ == "__main__":

@@ -87,13 +87,16 @@ def head_warning(config: VideoMAEConfig) -> str | None:
     if config.head_dim == trained:
         return None
     heads = config.hidden_size // trained
-    return (
+    text = (
         f"{config.num_attention_heads} heads of {config.head_dim}: models {config.hidden_size} "
-        f"wide were trained by the original code with {heads} heads of {trained}. The published "
-        f"config of the small models says 16, so agreement with transformers means 16, and the "
-        f"published accuracy most likely means {heads}: convert again with --num-heads {heads} and "
-        f"compare."
+        f"wide were trained by the original code with {heads} heads of {trained}. "
     )
+    if config.hidden_size == 384:
+        text += (
+            f"The published config of the small models says 16, so agreement with transformers "
+            f"means 16, and the published accuracy most likely means {heads}. "
+        )
+    return f"{text}Convert again with --num-heads {heads} and compare."
 
 
 def assumptions(network: Network) -> list[str]:

@@ -66,12 +66,9 @@ def open_source(path: str | os.PathLike) -> Source:
         ConversionError: for a path or file that can't be read, naming it.
     """
     path = Path(path)
-    if not path.exists():
-        raise ConversionError(f"{path} doesn't exist; give a Hugging Face folder or a .pth file")
     if not (path.is_dir() or path.is_file()):
-        raise ConversionError(
-            f"{path} is no ordinary file; give a Hugging Face folder or a .pth file"
-        )
+        what = "is neither folder nor file" if path.exists() else "doesn't exist"
+        raise ConversionError(f"{path} {what}; give a Hugging Face folder or a .pth file")
     found = _find_weights(path) if path.is_dir() else path
     files = _shards(found) if found.suffix == ".json" else (found,)
     opened = [read_weights(file) for file in files]

@@ -138,18 +138,18 @@ def _unfit(
     """Why the tensor can't fill the slot, by its shape and dtype: the kind, and what follows."""
     if tensor.dtype not in FLOATS:
         return "not a float", f" is {tensor.dtype}"
-    # Stand-ins without memory behind them: only the shapes are asked for.
-    wanted = view({slot[0]: np.broadcast_to(np.float32(0), shapes[slot[0]])}, slot).shape
+    path, layer, part = slot
+    wanted = shapes[path] if layer is None else shapes[path][1:]
+    if part is not None:
+        wanted = (*wanted[:-1], wanted[-1] // len(PARTS))
     try:
+        # A stand-in without memory behind it: only the shape is asked for.
         given = rule.change(np.broadcast_to(np.float32(0), tensor.shape)).shape
     except (ValueError, IndexError):
         given = tensor.shape
     if given != wanted:
-        place = _describe(slot[0], slot[2])
-        return (
-            "wrong shape",
-            f" {list(tensor.shape)} makes {list(given)}, {place} is {list(wanted)}",
-        )
+        rest = f" makes {list(given)}, {_describe(path, part)} is {list(wanted)}"
+        return "wrong shape", f" {list(tensor.shape)}{rest}"
     return None
 
 

@@ -30,7 +30,7 @@ TOLERANCE = 1e-5
 # Names of either layout -> of a `state_dict` of transformers 5, without "videomae.".
 RENAMES = (
     (r"^(module\.|_orig_mod\.|backbone\.)+", ""),
-    (r"^encoder\.(blocks|norm|patch_embed)", r"\1"),
+    (r"^encoder\.(?!layer\.)", ""),
     (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
     (r"^blocks\.", "encoder.layer."),
     (r"^norm\.", "layernorm."),

@@ -9,7 +9,6 @@ import dataclasses
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -102,7 +101,9 @@ class TorchFile:
     def __init__(self, path: Path):
         self._path = path
         self._size = path.stat().st_size
-        self._mapped = zipfile.is_zipfile(path)
+        with path.open("rb") as file:
+            # A zip; what torch wrote before 1.6 can't be mapped.
+            self._mapped = file.read(4) == b"PK\x03\x04"
         self._open()
 
     def read(self, name: str) -> np.ndarray:
@@ -113,7 +114,8 @@ class TorchFile:
             self._open()
         value = self.tensors[name]
         self._bytes_read += value.nbytes
-        return (value.float() if value.dtype in (torch.bfloat16, torch.float16) else value).numpy()
+        half = value.dtype in (torch.bfloat16, torch.float16)
+        return (value.float() if half else value).numpy(force=True)
 
     def _open(self) -> None:
         self._bytes_read = 0
@@ -129,7 +131,9 @@ class TorchFile:
                 f"{self._path}: no tensors found, neither at the top nor under "
                 f"{' or '.join(map(repr, WEIGHT_ENTRIES))}"
             )
-        beside = content.keys() - (self.tensors if self.entry is None else {self.entry})
+        beside = set(weights) - set(self.tensors)
+        if self.entry is not None:
+            beside |= set(content) - {self.entry}
         self.ignored_entries = tuple(sorted(map(str, beside)))
 
 
