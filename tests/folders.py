@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks.checkpoints import draw, hugging_face_config, hugging_face_shapes
+from benchmarks.checkpoints import draw, hugging_face_config, hugging_face_shapes, original_shapes
 from convert.__main__ import main
 from tests.configs import TINY
 from videomae_jax.config import VideoMAEConfig
@@ -42,6 +42,15 @@ def write_folder(
     save_file(contiguous, path / "model.safetensors")
     fields = hugging_face_config(config, architecture) | entries
     write_json(path / "config.json", {k: v for k, v in fields.items() if v is not None})
+    return path
+
+
+def write_original(
+    path: Path, config: VideoMAEConfig = TINY, architecture: str = "VideoClassifier"
+) -> Path:
+    """An original layout in a safetensors file, which needs no torch."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(dict(draw(original_shapes(config, architecture))), path)
     return path
 
 

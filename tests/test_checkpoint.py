@@ -104,6 +104,18 @@ def test_parents_are_made_and_files_in_the_way_named(tmp_path):
         save(tmp_path / "file" / "model", PARAMS, DESCRIPTION)
 
 
+def test_weights_that_can_not_be_written_are_one_line_and_leave_nothing(tmp_path, monkeypatch):
+    from orbax.checkpoint import v1 as ocp
+
+    def save_on_a_full_disk(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(ocp, "save", save_on_a_full_disk)
+    with pytest.raises(CheckpointError, match="can't be written .*No space left"):
+        save(tmp_path / "model", PARAMS, DESCRIPTION)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_someone_else_is_faster(tmp_path):
     def race():
         with new_directory(tmp_path / "model"):

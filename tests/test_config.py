@@ -99,6 +99,7 @@ def test_both_spellings_of_the_bias_switch():
         ({"image_size": [224, 230]}, ["image_size width 230", "patch_size width 16"]),
         ({"image_size": [224, 224, 3]}, ["image_size", "[height, width]"]),
         ({"image_size": "224"}, ["image_size", "'224'"]),
+        ({"num_frames": 2_000_000}, ["num_frames 2000000", "196000000 tokens"]),
         ({"patch_size": 0}, ["patch_size", "at least 1"]),
         ({"num_hidden_layers": 0}, ["num_hidden_layers", "at least 1"]),
         ({"num_hidden_layers": 1.5}, ["num_hidden_layers", "int", "1.5"]),

@@ -113,7 +113,11 @@ def load_description(directory: str | os.PathLike) -> Description:
 
 
 def save_params(directory: str | os.PathLike, params: Params) -> None:
-    """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory."""
+    """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory.
+
+    Raises:
+        CheckpointError: if it can't be written, because the disk is full, say.
+    """
     from orbax.checkpoint import v1 as ocp
 
     context = ocp.Context()
@@ -121,8 +125,15 @@ def save_params(directory: str | os.PathLike, params: Params) -> None:
     # size of the model in memory.
     context.memory.deepcopy_host_arrays = False
     context.array.saving.use_compression = False
-    with context:
-        ocp.save(str(_weights(directory)), params)
+    try:
+        with context:
+            ocp.save(str(_weights(directory)), params)
+    # Orbax and TensorStore raise whatever their layers raise.
+    except Exception as error:
+        raise CheckpointError(
+            f"{directory}: the weights can't be written ({_reason(error)}); make room or name "
+            f"another place"
+        ) from error
 
 
 def load_params(directory: str | os.PathLike, like: Any) -> Params:
@@ -144,13 +155,14 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
     )
     try:
         return ocp.load(str(_weights(directory)), placed)
-    # Orbax and TensorStore raise whatever their layers raise.
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{path}: the weights can't be read ({reason[0] if reason else type(error).__name__}); "
-            f"convert the source again"
+            f"{path}: the weights can't be read ({_reason(error)}); convert the source again"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _weights(directory: str | os.PathLike) -> Path:

@@ -8,6 +8,8 @@ from typing import Any
 from videomae_jax.activations import ACTIVATIONS
 from videomae_jax.fields import refuse_unknown
 
+# Attention among more is out of the question, and a table of positions for them out of memory.
+MOST_TOKENS = 2**17
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -189,6 +191,11 @@ def _check_relations(config: VideoMAEConfig) -> None:
     for name, value, divisor_name, divisor in multiples:
         if value % divisor:
             raise ValueError(f"{name} {value} is not a multiple of {divisor_name} {divisor}")
+    if config.num_tokens > MOST_TOKENS:
+        raise ValueError(
+            f"num_frames {config.num_frames} and image_size {list(config.image_size)} make "
+            f"{config.num_tokens} tokens, more than {MOST_TOKENS}"
+        )
 
 
 def _num_labels(fields: Mapping[str, Any]) -> Any:
