@@ -111,7 +111,7 @@ def test_weights_that_can_not_be_written_are_one_line_and_leave_nothing(tmp_path
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ocp, "save", save_on_a_full_disk)
-    with pytest.raises(CheckpointError, match="can't be written .*No space left"):
+    with pytest.raises(CheckpointError, match=r"can't be written .*No space left"):
         save(tmp_path / "model", PARAMS, DESCRIPTION)
     assert list(tmp_path.iterdir()) == []
 
