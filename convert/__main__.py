@@ -12,12 +12,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from videomae_jax.command import OneLineParser, fail
+from videomae_jax.command import OneLineParser, fail, run_quietly
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns 0, 1 if verification fails, 2 if the source or request is bad."""
     options = parse(argv)
+    return run_quietly(lambda: exit_code(options))
+
+
+def exit_code(options: argparse.Namespace) -> int:
+    """Run the job; what can go wrong becomes lines on stderr and a number."""
     from convert.errors import ConversionError, VerificationError
     from videomae_jax.checkpoint import CheckpointError
 
@@ -29,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         return 1
     except ConversionError as error:
         return fail("convert", *error.problems)
+    except BrokenPipeError:
+        raise
     # A full disk, say: its text names the file.
     except (CheckpointError, OSError) as error:
         return fail("convert", error)

@@ -93,8 +93,8 @@ def head_warning(config: VideoMAEConfig) -> str | None:
     )
     if config.hidden_size == 384:
         text += (
-            f"The published config of the small models says 16, so agreement with transformers "
-            f"means 16, and the published accuracy most likely means {heads}. "
+            f"The published config of the small models says 16, which is how transformers "
+            f"runs them; the published accuracy most likely means {heads}. "
         )
     return f"{text}Convert again with --num-heads {heads} and compare."
 

@@ -110,6 +110,8 @@ def _find_weights(folder: Path) -> Path:
     for name in WEIGHT_FILES:
         if (folder / name).is_file():
             return folder / name
+    if (folder / "conversion.json").is_file():
+        raise ConversionError(f"{folder}: is converted already; use it as it is")
     others = sorted(p.name for p in folder.iterdir() if p.suffix in (".pth", ".pt", ".safetensors"))
     hint = f"; give the file itself: {folder / others[0]}" if others else ""
     raise ConversionError(f"{folder}: holds none of {', '.join(WEIGHT_FILES)}{hint}")

@@ -74,7 +74,8 @@ def verify(
     given = _our_stages(model, params, clip, mask)
     stages = [compare(name, given[name], wanted[name]) for name in wanted]
     figures = {
-        "reference": f"transformers {transformers.__version__}, torch {torch.__version__}",
+        "reference": f"transformers {transformers.__version__}, torch {torch.__version__}"
+        + "".join(f", given {name}={value}" for name, value in network.overrides.items()),
         "backend": jax.default_backend(),
         "tolerance": TOLERANCE,
         "stages": [dataclasses.asdict(stage) for stage in stages],

@@ -1,4 +1,5 @@
 import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -269,5 +270,7 @@ def test_requests_that_can_not_be_met_are_no_fault_of_the_file(made, call):
 def test_without_a_decoder_the_extra_is_named(made, monkeypatch):
     path, _ = made("mp4")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(VideoError, match=r"videomae-jax\[video\]"):
-        read_clip(path)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    for read in (read_clip, count_frames):
+        with pytest.raises(VideoError, match=r"videomae-jax\[video\]"):
+            read(path)

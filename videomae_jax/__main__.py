@@ -8,16 +8,20 @@ import argparse
 import json
 import sys
 
-from videomae_jax.command import OneLineParser, fail
+from videomae_jax.command import OneLineParser, fail, run_quietly
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 if any input was bad."""
     options = parse(argv)
-    try:
-        return options.run(options)
-    except ValueError as error:
-        return fail("videomae", error)
+
+    def run() -> int:
+        try:
+            return options.run(options)
+        except ValueError as error:
+            return fail("videomae", error)
+
+    return run_quietly(run)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

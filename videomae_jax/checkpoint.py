@@ -222,9 +222,10 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _read_json(path: Path) -> Any:
+    again = "convert the source again"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{path}: can't be read ({error.strerror})") from error
+        raise CheckpointError(f"{path}: can't be read ({error.strerror}); {again}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
+        raise CheckpointError(f"{path}: not valid JSON ({error}); {again}") from error

@@ -1,7 +1,9 @@
 """What all commands do alike: bad input is one line on stderr and exit code 2."""
 
 import argparse
+import os
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 
@@ -25,3 +27,17 @@ def fail(program: str, *problems: object) -> int:
     for problem in problems:
         sys.stderr.write(f"{program}: error: {' '.join(str(problem).split())}\n")
     return 2
+
+
+def run_quietly(run: Callable[[], int]) -> int:
+    """Run a command; a reader that went away, or Ctrl-C, ends it without a word."""
+    try:
+        code = run()
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python would try to write the rest once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

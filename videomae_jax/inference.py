@@ -28,11 +28,11 @@ class Checkpoint:
     """
 
     model: VideoModel
-    params: Params
+    params: Params = dataclasses.field(repr=False)
     config: VideoMAEConfig
     labels: Labels | None
     preprocess: Preprocess
-    conversion: Mapping[str, Any]
+    conversion: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
 def load(directory: str | os.PathLike) -> Checkpoint:

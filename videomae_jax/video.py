@@ -138,6 +138,7 @@ def _decode(
 
 
 def _decoder() -> Decoder:
+    """PyAV, or OpenCV where that is not installed."""
     if importlib.util.find_spec("av"):
         return _pyav_frames
     if importlib.util.find_spec("cv2"):
@@ -147,7 +148,7 @@ def _decoder() -> Decoder:
 
 def _guess_count(path: Path) -> int:
     """The number of packets with pictures, without decoding them; 0 if that can't be known."""
-    if not importlib.util.find_spec("av"):
+    if _decoder() is not _pyav_frames:
         return _opencv_count(path)
     with _pyav_stream(path) as (container, stream):
         return sum(1 for packet in container.demux(stream) if packet.size and not packet.is_discard)
