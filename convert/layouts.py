@@ -93,6 +93,18 @@ class Layout:
         return None
 
 
+# Both code bases name these alike.
+SHARED = (
+    Rule("fc_norm.weight", "fc_norm/scale"),
+    Rule("fc_norm.bias", "fc_norm/bias"),
+    Rule("encoder_to_decoder.weight", "encoder_to_decoder/kernel", transposed),
+    Rule("mask_token", "mask_token", flat),
+    Rule("decoder.norm.weight", "decoder/norm/scale"),
+    Rule("decoder.norm.bias", "decoder/norm/bias"),
+    Rule("decoder.head.weight", "decoder/head/kernel", transposed),
+    Rule("decoder.head.bias", "decoder/head/bias"),
+)
+
 HUGGING_FACE_BLOCK = (
     Rule("layernorm_before.weight", "norm_1/scale"),
     Rule("layernorm_before.bias", "norm_1/bias"),
@@ -129,17 +141,10 @@ HUGGING_FACE = Layout(
         *block_rules(HUGGING_FACE_BLOCK, "encoder.layer", "encoder/layers"),
         Rule("layernorm.weight", "encoder/norm/scale"),
         Rule("layernorm.bias", "encoder/norm/bias"),
-        Rule("fc_norm.weight", "fc_norm/scale"),
-        Rule("fc_norm.bias", "fc_norm/bias"),
         Rule("classifier.weight", "classifier/kernel", transposed),
         Rule("classifier.bias", "classifier/bias"),
-        Rule("encoder_to_decoder.weight", "encoder_to_decoder/kernel", transposed),
-        Rule("mask_token", "mask_token", flat),
         *block_rules(HUGGING_FACE_BLOCK, "decoder.decoder_layers", "decoder/layers"),
-        Rule("decoder.norm.weight", "decoder/norm/scale"),
-        Rule("decoder.norm.bias", "decoder/norm/bias"),
-        Rule("decoder.head.weight", "decoder/head/kernel", transposed),
-        Rule("decoder.head.bias", "decoder/head/bias"),
+        *SHARED,
     ),
 )
 
@@ -172,17 +177,10 @@ ORIGINAL = Layout(
         *block_rules(ORIGINAL_BLOCK, "blocks", "encoder/layers"),
         Rule("norm.weight", "encoder/norm/scale"),
         Rule("norm.bias", "encoder/norm/bias"),
-        Rule("fc_norm.weight", "fc_norm/scale"),
-        Rule("fc_norm.bias", "fc_norm/bias"),
         Rule("head.weight", "classifier/kernel", transposed),
         Rule("head.bias", "classifier/bias"),
-        Rule("encoder_to_decoder.weight", "encoder_to_decoder/kernel", transposed),
-        Rule("mask_token", "mask_token", flat),
         *block_rules(ORIGINAL_BLOCK, "decoder.blocks", "decoder/layers"),
-        Rule("decoder.norm.weight", "decoder/norm/scale"),
-        Rule("decoder.norm.bias", "decoder/norm/bias"),
-        Rule("decoder.head.weight", "decoder/head/kernel", transposed),
-        Rule("decoder.head.bias", "decoder/head/bias"),
+        *SHARED,
     ),
 )
 
