@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from videomae_jax.config import VARIANTS, VideoMAEConfig
+from videomae_jax.config import BEYOND_HF, VARIANTS, VideoMAEConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -74,6 +74,13 @@ def original_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
         shapes = {f"{name}.attn.qkv.weight": (3 * width, width)}
         if config.qkv_bias:
             shapes |= {f"{name}.attn.{part}_bias": (width,) for part in "qv"}
+        if config.cos_attn:
+            heads = config.decoder_num_attention_heads
+            if not name.startswith("decoder"):
+                heads = config.num_attention_heads
+            shapes[f"{name}.attn.scale"] = (heads, 1, 1)
+        if config.layer_scale_init_value:
+            shapes |= {f"{name}.gamma_1": (width,), f"{name}.gamma_2": (width,)}
         return (
             shapes
             | linear(f"{name}.attn.proj", width, width)
@@ -85,6 +92,8 @@ def original_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
 
     width = config.hidden_size
     shapes = {"patch_embed.proj.weight": patch_shape(config), "patch_embed.proj.bias": (width,)}
+    if config.use_learnable_pos_emb:
+        shapes["pos_embed"] = (1, config.num_tokens, width)
     for layer in range(config.num_hidden_layers):
         shapes |= block(f"blocks.{layer}", width, config.intermediate_size)
     if not config.use_mean_pooling:
@@ -97,6 +106,22 @@ def original_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
     if config.use_mean_pooling:
         shapes |= norm("fc_norm", width)
     return shapes | linear("head", width, config.num_labels)
+
+
+def v2_hub_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
+    """Names and shapes of VideoMAE V2's files on the hub."""
+    return {f"model.{n}": shape for n, shape in original_shapes(config, architecture).items()}
+
+
+def mmaction2_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
+    """Names and shapes as mmaction2's state_dict has them, its buffer of positions among them."""
+    shapes = {"backbone.pos_embed": (1, config.num_tokens, config.hidden_size)}
+    for name, shape in original_shapes(config, architecture).items():
+        name = name.replace("patch_embed.proj.", "patch_embed.projection.")
+        name = name.replace("mlp.fc1.", "mlp.layers.0.0.").replace("mlp.fc2.", "mlp.layers.1.")
+        in_head = name.startswith("head.")
+        shapes[name.replace("head.", "cls_head.fc_cls.") if in_head else f"backbone.{name}"] = shape
+    return shapes
 
 
 def decoder_shapes(config: VideoMAEConfig, layers: str, block) -> Shapes:
@@ -143,9 +168,8 @@ def draw(shapes: Shapes, *, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
 
 def hugging_face_config(config: VideoMAEConfig, architecture: str) -> dict[str, Any]:
     """The contents of the config.json that belongs to the weights."""
-    fields = config.to_dict()
-    # transformers builds these two norms with torch's default and has no entries for them.
-    del fields["fc_norm_eps"], fields["decoder_norm_eps"]
+    # transformers has no entries for the rest.
+    fields = {name: value for name, value in config.to_dict().items() if name not in BEYOND_HF}
     return fields | {
         "architectures": [HUGGING_FACE_CLASSES[architecture]],
         "model_type": "videomae",

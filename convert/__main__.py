@@ -4,11 +4,14 @@
     python -m convert SOURCE OUT        convert
     python -m convert SOURCE OUT --verify
 
-SOURCE is a Hugging Face folder, or an original `.pth` file of MCG-NJU/VideoMAE.
+SOURCE is a Hugging Face folder, a `.pth` file of VideoMAE, VideoMAE V2 or mmaction2, or a folder of
+VideoMAE V2 as on the hub.
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,24 +71,47 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--image-size", type=image_size, metavar="S|HxW", help="pixels (original files: 224)"
     )
     parser.add_argument("--num-frames", type=int, metavar="T", help="(original files: 16)")
+    parser.add_argument(
+        "--label-map",
+        type=Path,
+        metavar="FILE",
+        help="rows of the head to take, a JSON list: Kinetics-400 out of 710, say",
+    )
+    parser.add_argument(
+        "--weights", choices=("model", "ema"), default="model", help="of a training file"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of the parameters",
+    )
     return parser.parse_args(argv)
 
 
 def run(options: argparse.Namespace) -> None:
     """Convert as asked and print the report."""
-    from convert import audit, job, verify
+    from convert import job, report_text, verify
     from videomae_jax import checkpoint
 
     if options.out is not None:
         checkpoint.refuse_existing(options.out)
     if options.verify:
         verify.import_reference()
-    conversion = job.convert(options.source, overrides=overrides(options), labels=options.labels)
-    print(audit.as_text(conversion.description.conversion), flush=True)
+    request = job.Request(
+        overrides=overrides(options),
+        labels=options.labels,
+        label_map=options.label_map,
+        weights=options.weights,
+        dtype=options.dtype,
+    )
+    conversion = job.convert(options.source, request, progress=progress_bar)
+    print(report_text.as_text(conversion.description.conversion), flush=True)
     source, network, model = conversion.source, conversion.network, conversion.model
 
     def prove(params: Any) -> dict[str, Any]:
-        figures = verify.verify(source, network, model, params)
+        sys.stderr.write("comparing with transformers\n" if sys.stderr.isatty() else "")
+        figures = verify.verify(source, network, model, params, dtype=options.dtype)
         print(verify.as_text(figures), flush=True)
         return {"verification": figures}
 
@@ -94,6 +120,18 @@ def run(options: argparse.Namespace) -> None:
         print(f"written to {options.out}")
     elif options.verify:
         prove(conversion.params)
+
+
+def progress_bar(assignments: list[Any]) -> Iterator[Any]:
+    """The tensors one by one, with a bar of their bytes on stderr if that is a terminal."""
+    from tqdm import tqdm
+
+    sizes = [math.prod(assignment.tensor.shape) for assignment in assignments]
+    unit = "parameters"
+    with tqdm(total=sum(sizes), unit=unit, unit_scale=True, leave=False, disable=None) as bar:
+        for assignment, size in zip(assignments, sizes, strict=True):
+            yield assignment
+            bar.update(size)
 
 
 def overrides(options: argparse.Namespace) -> dict[str, Any]:

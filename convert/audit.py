@@ -1,173 +1,172 @@
-"""What was found in a source: the conversion report, as JSON and as text."""
+"""What was found in a source: the conversion report, as it is kept in `conversion.json`.
 
+`conversion.schema.json`, beside this file, says what each entry is.
+"""
+
+import dataclasses
 import importlib.metadata
 import math
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
-from convert.recognize import HEAD_DIMS, Network
+import numpy as np
+
+from convert.cautions import cautions
+from convert.recognize import Network
+from convert.settings import trained_head_dim
 from convert.source import Source
-from videomae_jax.config import VideoMAEConfig
+from convert.translate import flatten
+from videomae_jax.config import VARIANTS, VideoMAEConfig
 from videomae_jax.labels import Labels
+from videomae_jax.model import ARCHITECTURES, abstract_params
 from videomae_jax.processing import Preprocess
 
-REPORT_FORMAT = "videomae_jax/conversion/1"
-PACKAGES = ("videomae-jax", "jax", "flax", "orbax-checkpoint", "numpy", "safetensors")
+if TYPE_CHECKING:
+    from convert.job import Request
+
+REPORT_FORMAT = "videomae_jax/conversion/2"
+PACKAGES = (
+    "videomae-jax",
+    "jax",
+    "flax",
+    "orbax-checkpoint",
+    "numpy",
+    "safetensors",
+    "torch",
+    "transformers",
+)
 
 
-def report(
-    source: Source,
-    network: Network,
-    *,
-    preprocess: Preprocess,
-    preprocess_source: str,
-    labels: Labels | None,
-    labels_source: str,
-    shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, Any]:
-    """The conversion report, ready for JSON. Says nothing of verification, which comes later."""
-    config = network.config
-    return {
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All that a report is made of. `files` are the digests of what was read."""
+
+    source: Source
+    network: Network
+    params: Mapping[str, Any]
+    request: "Request"
+    preprocess: Preprocess
+    preprocess_source: str
+    labels: Labels | None
+    labels_source: str
+    files: Sequence[Mapping[str, Any]]
+
+
+def report(findings: Findings) -> dict[str, Any]:
+    """The conversion report, ready for JSON; verification and what is written come later."""
+    source = findings.source
+    content = {
         "format": REPORT_FORMAT,
         "source": {
             "path": str(source.path),
-            "files": [file.name for file in source.files],
-            "layout": network.layout.name,
+            "hub": None,
+            "files": list(findings.files),
+            "layout": findings.network.layout.name,
             "entry": source.entry,
             "ignored_entries": list(source.ignored_entries),
+            "averaged_entry": source.averaged,
         },
-        "network": {
-            "architecture": network.architecture,
-            "parameters": sum(math.prod(shape) for shape in shapes.values()),
-            "heads": config.num_attention_heads,
-            "head_dim": config.head_dim,
-            "overrides": {name: _plain(value) for name, value in network.overrides.items()},
-            "config": config.to_dict(),
-        },
-        "preprocessing": {
-            "source": preprocess_source,
-            "description": preprocess.describe(),
-        },
-        "labels": {"source": labels_source, "count": len(labels) if labels is not None else 0},
-        # The plan is complete or the conversion fails: every tensor read has its place.
-        "tensors": {
-            "read": len(source.tensors),
-            "mapped": len(source.tensors),
-            "unused": 0,
-            "dtypes": dict(Counter(tensor.dtype for tensor in source.tensors.values())),
-        },
-        "warnings": warnings(network, source, preprocess_source, labels_source),
+        "network": _network(findings),
+        "preprocessing": _preprocessing(findings),
+        "labels": _labels(findings),
+        "tensors": _tensors(findings),
+        "statistics": _statistics(flatten(findings.params)),
         "versions": {name: _version(name) for name in PACKAGES},
+        "verification": None,
+        "written": [],
     }
+    return content | {"warnings": cautions(content)}
 
 
-def warnings(
-    network: Network, source: Source, preprocess_source: str, labels_source: str
-) -> list[str]:
-    """What a user should know before trusting the result, a sentence or two each."""
-    found = []
-    if (heads := head_warning(network.config)) is not None:
-        found.append(heads)
-    if preprocess_source == "assumed":
-        found.append(
-            "No preprocessor_config.json: preprocessing is assumed. A wrong mean or resize rule "
-            "costs accuracy without a word."
-        )
-    if labels_source == "assumed":
-        found.append("No class names: LABEL_0, LABEL_1, ... are used. Say --labels FILE.")
-    if not network.layout.has_config and (assumed := assumptions(network)):
-        found.append(f"The file doesn't tell, so these are assumed: {', '.join(assumed)}.")
-    return found
-
-
-def head_warning(config: VideoMAEConfig) -> str | None:
-    """The head-count trap, if the config has other heads than the published models that wide."""
-    trained = HEAD_DIMS.get(config.hidden_size, config.head_dim)
-    if config.head_dim == trained:
-        return None
-    heads = config.hidden_size // trained
-    text = (
-        f"{config.num_attention_heads} heads of {config.head_dim}: models {config.hidden_size} "
-        f"wide were trained by the original code with {heads} heads of {trained}. "
-    )
-    if config.hidden_size == 384:
-        text += (
-            f"The published config of the small models says 16, which is how transformers "
-            f"runs them; the published accuracy most likely means {heads}. "
-        )
-    return f"{text}Convert again with --num-heads {heads} and compare."
-
-
-def assumptions(network: Network) -> list[str]:
-    """What neither the file nor the user said, each with the option that says it."""
+def _network(findings: Findings) -> dict[str, Any]:
+    network = findings.network
     config = network.config
-    said = {
-        "num_attention_heads": f"{config.num_attention_heads} heads of {config.head_dim} "
-        f"(--num-heads)",
-        "image_size": f"{_by(config.image_size)} pixels (--image-size)",
-        "num_frames": f"{config.num_frames} frames (--num-frames)",
-    }
+    eps = {"blocks": config.layer_norm_eps}
+    if network.architecture == "VideoClassifier" and config.use_mean_pooling:
+        eps["fc_norm"] = config.fc_norm_eps
     if network.architecture == "VideoPretrainer":
-        heads = f"{config.decoder_num_attention_heads} decoder heads (--decoder-num-heads)"
-        said["decoder_num_attention_heads"] = heads
-    return [text for field, text in said.items() if field not in network.overrides]
+        eps["decoder.norm"] = config.decoder_norm_eps
+    count = sum(leaf.size for leaf in flatten(findings.params).values())
+    return {
+        "architecture": network.architecture,
+        "parameters": count,
+        "nearest_variant": _nearest_variant(network.architecture, config),
+        "heads": config.num_attention_heads,
+        "head_dim": config.head_dim,
+        "trained_head_dim": trained_head_dim(config.hidden_size),
+        "layer_norm_eps": eps,
+        "dtype": findings.request.dtype,
+        "overrides": {name: _plain(value) for name, value in network.overrides.items()},
+        "config": config.to_dict(),
+    }
 
 
-def as_text(report: Mapping[str, Any]) -> str:
-    """The report as lines for a terminal."""
-    source, network, tensors = report["source"], report["network"], report["tensors"]
-    config = network["config"]
-    rows = [
-        ("source", source["path"] + (f" [{source['entry']}]" if source["entry"] else "")),
-        ("layout", source["layout"]),
-        ("architecture", f"{network['architecture']}, {network['parameters']:,} parameters"),
-        ("width, layers", f"{config['hidden_size']}, {config['num_hidden_layers']}"),
-        ("heads", f"{network['heads']} of {network['head_dim']}"),
-        *_decoder_row(network["architecture"], config),
-        (
-            "clip",
-            f"{config['num_frames']} frames of {_by(config['image_size'])}, "
-            f"{config['num_channels']} channels, tubelets of "
-            f"{_by([config['tubelet_size'], *config['patch_size']])}",
-        ),
-        ("LayerNorm eps", _eps(network["architecture"], config)),
-        ("preprocessing", f"{report['preprocessing']['description']}"),
-        ("", f"({report['preprocessing']['source']})"),
-        ("labels", f"{report['labels']['count']} ({report['labels']['source']})"),
-        (
-            "tensors",
-            f"{tensors['read']} read, {tensors['mapped']} mapped, {tensors['unused']} unused; "
-            + ", ".join(f"{count} {dtype}" for dtype, count in tensors["dtypes"].items()),
-        ),
-    ]
-    if source["ignored_entries"]:
-        rows.append(("ignored", ", ".join(source["ignored_entries"])))
-    if network["overrides"]:
-        rows.append(("overrides", ", ".join(f"{k}={v}" for k, v in network["overrides"].items())))
-    lines = [f"{name:<15}{value}" for name, value in rows]
-    return "\n".join(lines + [f"warning: {text}" for text in report["warnings"]])
+def _nearest_variant(architecture: str, config: VideoMAEConfig) -> dict[str, Any]:
+    """The published size nearest to this one, and what it would count with the same head."""
+
+    def blocks(sizes: VideoMAEConfig) -> float:
+        return math.log(sizes.hidden_size**2 * sizes.num_hidden_layers)
+
+    name = min(VARIANTS, key=lambda name: abs(blocks(VARIANTS[name]) - blocks(config)))
+    same_head = dataclasses.replace(
+        VARIANTS[name], num_labels=config.num_labels, use_mean_pooling=config.use_mean_pooling
+    )
+    leaves = flatten(abstract_params(ARCHITECTURES[architecture](same_head))).values()
+    return {"name": name, "parameters": sum(math.prod(leaf.shape) for leaf in leaves)}
 
 
-def _eps(architecture: str, config: Mapping[str, Any]) -> str:
-    norms = [f"{config['layer_norm_eps']:g} blocks"]
-    if architecture == "VideoClassifier" and config["use_mean_pooling"]:
-        norms.append(f"{config['fc_norm_eps']:g} fc_norm")
-    if architecture == "VideoPretrainer":
-        norms.append(f"{config['decoder_norm_eps']:g} decoder norm")
-    return ", ".join(norms)
+def _preprocessing(findings: Findings) -> dict[str, Any]:
+    given = findings.preprocess
+    original = Preprocess.original(findings.network.config.image_size)
+    return {
+        "source": findings.preprocess_source,
+        "description": given.describe(),
+        "original": original.describe(),
+        "differs_in": [
+            name
+            for name in ("resize", "size", "crop_size", "image_mean", "image_std")
+            if getattr(given, name) != getattr(original, name)
+        ],
+    }
 
 
-def _decoder_row(architecture: str, config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    if architecture != "VideoPretrainer":
-        return []
-    width, heads = config["decoder_hidden_size"], config["decoder_num_attention_heads"]
-    layers = config["decoder_num_hidden_layers"]
-    return [("decoder", f"{width} wide, {layers} layers, {heads} heads of {width // heads}")]
+def _labels(findings: Findings) -> dict[str, Any]:
+    labels, chosen = findings.labels, findings.request.label_map
+    return {
+        "source": findings.labels_source,
+        "count": len(labels) if labels is not None else 0,
+        "label_map": chosen.name if chosen is not None else None,
+    }
 
 
-def _by(size) -> str:
-    return " x ".join(map(str, size))
+def _tensors(findings: Findings) -> dict[str, Any]:
+    tensors, ignored = findings.source.tensors, findings.network.ignored
+    # The plan is complete or the conversion fails: every other tensor has its place.
+    return {
+        "read": len(tensors),
+        "mapped": len(tensors) - len(ignored),
+        "ignored": [{"name": name, "reason": reason} for name, reason in ignored.items()],
+        "dtypes": dict(Counter(tensor.dtype for tensor in tensors.values())),
+    }
+
+
+def _statistics(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Norms of the q and v biases, smallest and largest layer; ranges of the LayerNorms."""
+    biases, norms = {}, {}
+    for path, leaf in leaves.items():
+        stem, _, last = path.rpartition("/")
+        values = leaf.astype(np.float32, copy=False)
+        if last in ("query_bias", "value_bias"):
+            lengths = np.linalg.norm(values, axis=-1)
+            biases[path] = _range(lengths)
+        elif "norm" in stem.rpartition("/")[2]:
+            norms.setdefault(stem, {})[last] = _range(values)
+    return {"bias_norms": biases, "layer_norms": norms}
+
+
+def _range(values: np.ndarray) -> list[float]:
+    return [float(values.min()), float(values.max())]
 
 
 def _plain(value: Any) -> Any:

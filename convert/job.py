@@ -2,20 +2,38 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from convert import audit
+from convert.classes import class_names
+from convert.digests import Digests, digest_files
 from convert.errors import ConversionError
+from convert.label_map import read_label_map, take_rows
+from convert.layouts import Layout
 from convert.preprocessor import read_preprocessor
-from convert.recognize import Network, recognize
+from convert.recognize import Network, find_layout, recognize
 from convert.source import Source, open_source, read_json
-from convert.translate import flatten, translate
+from convert.translate import Progress, translate
 from videomae_jax import checkpoint
-from videomae_jax.labels import Labels
 from videomae_jax.model import ARCHITECTURES, VideoModel, abstract_params
 from videomae_jax.processing import Preprocess
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks for beside the source itself.
+
+    `overrides` are config fields by name, `labels` a file of class names, one a line, `label_map`
+    one of the rows of the head to take, `weights` "model" or "ema", `dtype` the parameters'.
+    """
+
+    overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    labels: Path | None = None
+    label_map: Path | None = None
+    weights: str = "model"
+    dtype: str = "float32"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,42 +48,39 @@ class Conversion:
 
 
 def convert(
-    source: str | os.PathLike,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    labels: str | os.PathLike | None = None,
+    source: str | os.PathLike, request: Request | None = None, *, progress: Progress = iter
 ) -> Conversion:
     """Read a source and translate it; writes nothing.
-
-    `overrides` are config fields by name, `labels` a file of class names, one a line.
 
     Raises:
         ConversionError: with everything that is wrong with the source.
     """
-    opened = open_source(source)
-    network = recognize(opened, overrides or {})
-    try:
-        model = ARCHITECTURES[network.architecture](network.config)
-        like = abstract_params(model)
-    # Sizes that are too large for a network, or for this machine, fail where they are used first.
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise ConversionError(f"{source}: no network can have these sizes ({error})") from error
-    try:
-        params = translate(opened.tensors, network.layout, like)
-    except ConversionError as error:
-        raise ConversionError(*(f"{source}: {problem}" for problem in error.problems)) from error
-    preprocess, preprocess_source = _preprocess(opened, network)
-    # After the weights, which prove that there are as many classes as the config says.
-    names, labels_source = _labels(opened, network, labels)
-    report = audit.report(
-        opened,
-        network,
-        preprocess=preprocess,
-        preprocess_source=preprocess_source,
-        labels=names,
-        labels_source=labels_source,
-        shapes={path: leaf.shape for path, leaf in flatten(like).items()},
-    )
+    request = Request() if request is None else request
+    opened = open_source(source, weights=request.weights)
+    layout = find_layout(opened)
+    with Digests(_files_read(opened, layout, request)) as digests:
+        overrides, rows = dict(request.overrides), None
+        if request.label_map is not None:
+            rows = read_label_map(request.label_map)
+            opened = take_rows(opened, layout, rows, request.label_map)
+            overrides["num_labels"] = len(rows)
+        network = recognize(opened, layout, overrides)
+        model, like = _model(opened, network)
+        params = _translate(opened, network, like, request.dtype, progress)
+        preprocess, preprocess_source = _preprocess(opened, network)
+        # After the weights, which prove that there are as many classes as the config says.
+        labels, labels_source = class_names(opened, network, request.labels, rows)
+        findings = audit.Findings(
+            source=opened,
+            network=network,
+            params=params,
+            request=request,
+            preprocess=preprocess,
+            preprocess_source=preprocess_source,
+            labels=labels,
+            labels_source=labels_source,
+            files=digests.results(),
+        )
     return Conversion(
         source=opened,
         network=network,
@@ -74,20 +89,54 @@ def convert(
         description=checkpoint.Description(
             architecture=network.architecture,
             config=network.config,
+            dtype=request.dtype,
             preprocess=preprocess,
-            labels=names,
-            conversion=report,
+            labels=labels,
+            conversion=audit.report(findings),
         ),
     )
 
 
+def _files_read(source: Source, layout: Layout, request: Request) -> list[Path]:
+    beside = (*source.files[0].parent.glob("*.index.json"),) if len(source.files) > 1 else ()
+    settings = [request.labels, request.label_map]
+    if layout.settings:
+        settings += [source.config_file, source.preprocessor_file]
+    found = (path for path in settings if path is not None and path.is_file())
+    return [*source.files, *beside, *found]
+
+
+def _model(source: Source, network: Network) -> tuple[VideoModel, dict[str, Any]]:
+    try:
+        model = ARCHITECTURES[network.architecture](network.config)
+        return model, abstract_params(model)
+    # Sizes that are too large for a network, or for this machine, fail where they are used first.
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ConversionError(
+            f"{source.path}: no network can have these sizes ({error})"
+        ) from error
+
+
+def _translate(
+    source: Source, network: Network, like: Mapping[str, Any], dtype: str, progress: Progress
+) -> dict[str, Any]:
+    tensors = {n: tensor for n, tensor in source.tensors.items() if n not in network.ignored}
+    try:
+        return translate(
+            tensors, network.layout, like, dtype=checkpoint.DTYPES[dtype], progress=progress
+        )
+    except ConversionError as error:
+        problems = (f"{source.path}: {problem}" for problem in error.problems)
+        raise ConversionError(*problems) from error
+
+
 def _preprocess(source: Source, network: Network) -> tuple[Preprocess, str]:
     size, channels = network.config.image_size, network.config.num_channels
-    if not network.layout.has_config:
-        return Preprocess.original(size), "the original code's evaluation"
-    file = source.preprocessor_file
+    file = source.preprocessor_file if network.layout.settings else None
     if file is None:
-        return Preprocess.default(size), "assumed"
+        if network.layout.settings == "transformers":
+            return Preprocess.default(size), "assumed"
+        return Preprocess.original(size), "the original code's evaluation"
     try:
         preprocess = read_preprocessor(read_json(file))
         preprocess.check_fits(size, channels)
@@ -98,30 +147,6 @@ def _preprocess(source: Source, network: Network) -> tuple[Preprocess, str]:
     return preprocess, file.name
 
 
-def _labels(
-    source: Source, network: Network, path: str | os.PathLike | None
-) -> tuple[Labels | None, str]:
-    count = network.config.num_labels
-    if network.architecture != "VideoClassifier" or count == 0:
-        if path is not None:
-            raise ConversionError(f"{path}: {source.path} has no classes to name")
-        return None, "no classes"
-    if path is not None:
-        try:
-            labels = Labels.read(path)
-        except ValueError as error:
-            raise ConversionError(str(error)) from error
-        if len(labels) != count:
-            raise ConversionError(f"{path}: names {len(labels)} classes, {source.path} has {count}")
-        return labels, Path(path).name
-    if network.layout.has_config and source.config.get("id2label"):
-        try:
-            return Labels.from_hf(source.config), source.config_file.name
-        except ValueError as error:
-            raise ConversionError(f"{source.config_file}: {error}") from error
-    return Labels.numbered(count), "assumed"
-
-
 def write(
     conversion: Conversion,
     out: str | os.PathLike,
@@ -130,15 +155,22 @@ def write(
 ) -> None:
     """Write the converted directory; `prove` is called with the weights as read back from it.
 
-    What `prove` returns is added to the conversion report. If it raises, nothing is written.
+    What `prove` returns is added to the conversion report, as are the digests of the files that
+    were written. If it raises, nothing is written.
 
     Raises:
         CheckpointError: if `out` exists.
     """
 
     def prove_written(folder: Path) -> Mapping[str, Any]:
+        written = {"written": digest_files(_files_below(folder), relative_to=folder)}
         if prove is None:
-            return {}
-        return prove(checkpoint.load_params(folder, abstract_params(conversion.model)))
+            return written
+        like = abstract_params(conversion.model, conversion.description.dtype)
+        return written | dict(prove(checkpoint.load_params(folder, like)))
 
     checkpoint.save(out, conversion.params, conversion.description, prove=prove_written)
+
+
+def _files_below(folder: Path) -> Sequence[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())

@@ -4,11 +4,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from convert.errors import ConversionError, generalize
+import numpy as np
+
+from convert import settings
+from convert.errors import ConversionError
 from convert.layouts import LAYOUTS, Layout
 from convert.source import Source
 from convert.weights import Tensor
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.tokens import sinusoid_table
 
 HF_ARCHITECTURES = {
     "VideoMAEModel": "VideoEncoder",
@@ -16,69 +20,146 @@ HF_ARCHITECTURES = {
     "VideoMAEForPreTraining": "VideoPretrainer",
 }
 
-# The original code has 1e-6 everywhere.
-ORIGINAL_EPS = 1e-6
-
-# By width of the model: S, B, L, H, g.
-HEAD_DIMS = {384: 64, 768: 64, 1024: 64, 1280: 80, 1408: 88}
-DECODER_HEAD_DIMS = {192: 64, 384: 64, 512: 64, 640: 80}
+# How far a stored sinusoid may be from ours: a few roundings of a number up to 1 in its precision.
+SINUSOID_TOLERANCE = {"F16": 1e-3, "float16": 1e-3, "BF16": 8e-3, "bfloat16": 8e-3}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Network:
-    """What a source holds. `overrides` are the config fields that the user set against it."""
+    """What a source holds.
+
+    `overrides` are the config fields that the user set against it, `ignored` the tensors that no
+    network needs, each with the reason.
+    """
 
     layout: Layout
     architecture: str
     config: VideoMAEConfig
     overrides: Mapping[str, Any]
+    ignored: Mapping[str, str]
 
 
-def trained_head_dim(width: int, *, decoder: bool = False) -> int:
-    """Width of a head in every published model of this width, as the original code trained it."""
-    return (DECODER_HEAD_DIMS if decoder else HEAD_DIMS).get(width, 64)
+def find_layout(source: Source) -> Layout:
+    """The layout of a source, by its keys.
+
+    Raises:
+        ConversionError: if none fits, with the nearest and the first keys that don't fit it.
+    """
+    for layout in LAYOUTS:
+        found = any(layout.strip(name) == layout.landmark for name in source.tensors)
+        if found and (layout.settings != "model_config" or _has_model_config(source)):
+            return layout
+    raise ConversionError(f"{source.path}: {_nearest(source.tensors)}")
 
 
-def recognize(source: Source, overrides: Mapping[str, Any]) -> Network:
-    """Find layout, architecture and config of a source.
+def recognize(source: Source, layout: Layout, overrides: Mapping[str, Any]) -> Network:
+    """Find architecture and config of a source in a layout.
 
     `overrides` are config fields by name: they win over config.json, and over what is assumed
     where neither config.json nor shapes tell (heads, image size, frames of an original file).
 
     Raises:
-        ConversionError: if no layout fits, or the config can't be.
+        ConversionError: if the config can't be.
     """
-    layout = _layout(source)
-    names = {layout.strip(name): tensor for name, tensor in source.tensors.items()}
-    architecture = _architecture(layout, names)
-    where, content = source.path, None
-    if layout.has_config:
-        where, content = source.config_file, source.config
-        architecture = _declared_architecture(content) or architecture
+    ignored = _ignored(source, layout)
+    tensors = {name: tensor for name, tensor in source.tensors.items() if name not in ignored}
+    architecture = _architecture(layout, tensors)
+    where = source.config_file if layout.settings else source.path
     try:
-        if content is not None:
-            config = VideoMAEConfig.from_hf(content | dict(overrides))
+        if layout.settings == "transformers":
+            architecture = _declared_architecture(source.config) or architecture
+            config = VideoMAEConfig.from_hf(_overridden(source.config, overrides))
+        elif layout.settings == "model_config":
+            config = settings.from_model_config(
+                layout, tensors, source.config["model_config"], overrides
+            )
         else:
-            config = VideoMAEConfig(**_original_fields(names, overrides))
+            config = settings.from_shapes(
+                layout, tensors, overrides, positions=_positions(source, layout)
+            )
+    except ConversionError:
+        raise
     except ValueError as error:
         raise ConversionError(f"{where}: {error}") from error
-    return Network(layout=layout, architecture=architecture, config=config, overrides=overrides)
-
-
-def _layout(source: Source) -> Layout:
-    for layout in LAYOUTS:
-        if any(layout.strip(name) == layout.landmark for name in source.tensors):
-            return layout
-    first = ", ".join(sorted(source.tensors)[:4])
-    known = "; ".join(f"{layout.name} has {layout.landmark}" for layout in LAYOUTS)
-    raise ConversionError(
-        f"{source.path}: not a VideoMAE layout known here ({known}); its first tensors are {first}"
+    return Network(
+        layout=layout,
+        architecture=architecture,
+        config=config,
+        overrides=overrides,
+        ignored=ignored,
     )
 
 
+def _has_model_config(source: Source) -> bool:
+    return source.config_file.is_file() and "model_config" in source.config
+
+
+def _overridden(config: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """transformers' config with other values; another number of classes has no names yet."""
+    names = {"id2label", "label2id"} if "num_labels" in overrides else set()
+    return {name: value for name, value in config.items() if name not in names} | dict(overrides)
+
+
+def _nearest(tensors: Mapping[str, Tensor]) -> str:
+    """What to say of tensors of no known layout."""
+    misfits = {
+        layout.name: [name for name in tensors if layout.find(layout.strip(name)) is None]
+        for layout in LAYOUTS
+    }
+    nearest = min(LAYOUTS, key=lambda layout: len(misfits[layout.name]))
+    wrong = sorted(misfits[nearest.name])
+    if len(wrong) == len(tensors):
+        known = ", ".join(layout.name for layout in LAYOUTS)
+        return (
+            f"not a VideoMAE layout known here ({known}); its first tensors are "
+            f"{', '.join(wrong[:4]) or 'none'}"
+        )
+    text = (
+        f"not a VideoMAE layout known here; nearest is {nearest.name}, which "
+        f"{len(tensors) - len(wrong)} of {len(tensors)} tensors fit"
+    )
+    if wrong:
+        text += f", but not {', '.join(wrong[:4])}"
+    return f"{text}; {nearest.landmark} is missing"
+
+
+def _ignored(source: Source, layout: Layout) -> dict[str, str]:
+    ignored = {}
+    for name, tensor in source.tensors.items():
+        stripped = layout.strip(name)
+        found = layout.find(stripped)
+        if found is not None and found[0].target == settings.POSITIONS:
+            reason = _why_no_positions(tensor)
+        else:
+            reason = layout.reason_to_ignore(stripped)
+        if reason is not None:
+            ignored[name] = reason
+    return ignored
+
+
+def _positions(source: Source, layout: Layout) -> Tensor | None:
+    """The stored positions, learnt or not: their number tells the size of the frames."""
+    for name, tensor in source.tensors.items():
+        found = layout.find(layout.strip(name))
+        if found is not None and found[0].target == settings.POSITIONS:
+            return tensor
+    return None
+
+
+def _why_no_positions(tensor: Tensor) -> str | None:
+    """The reason to leave stored positions out: they are the sinusoids. None: they are learnt."""
+    if len(tensor.shape) != 3 or tensor.shape[0] != 1:
+        return None
+    table = sinusoid_table(*tensor.shape[1:])
+    apart = np.abs(tensor.read().astype(np.float32)[0] - table).max(initial=0.0)
+    if not apart <= SINUSOID_TOLERANCE.get(tensor.dtype, 1e-6):
+        return None
+    return f"the table of sinusoids, which is computed ({apart:.1e} apart at most)"
+
+
 def _architecture(layout: Layout, names: Mapping[str, Tensor]) -> str:
-    taken = [found[0].target for name in names if (found := layout.find(name)) is not None]
-    parts = {target.partition("/")[0] for target in taken}
+    taken = [layout.find(layout.strip(name)) for name in names]
+    parts = {found[0].target.partition("/")[0] for found in taken if found is not None}
     if "decoder" in parts:
         return "VideoPretrainer"
     return "VideoClassifier" if parts & {"classifier", "fc_norm"} else "VideoEncoder"
@@ -88,58 +169,3 @@ def _declared_architecture(config: Mapping[str, Any]) -> str | None:
     declared = config.get("architectures")
     first = declared[0] if isinstance(declared, list) and declared else None
     return HF_ARCHITECTURES.get(first) if isinstance(first, str) else None
-
-
-def _original_fields(names: Mapping[str, Tensor], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Config fields of an original file, from its shapes and the published variants."""
-    # Any layer will do, so that one that lacks a tensor is a problem for `translate` to name.
-    tensors = {generalize(name)[0]: tensor for name, tensor in names.items()}
-
-    def shape(name: str, rank: int) -> tuple[int, ...]:
-        if name not in tensors or len(tensors[name].shape) != rank:
-            found = f"is {list(tensors[name].shape)}" if name in tensors else "is missing"
-            raise ValueError(f"{name} {found}; wanted {rank} axes")
-        return tensors[name].shape
-
-    width, channels, tubelet, patch_height, patch_width = shape("patch_embed.proj.weight", 5)
-    fields = {
-        "hidden_size": width,
-        "num_channels": channels,
-        "tubelet_size": tubelet,
-        "patch_size": (patch_height, patch_width),
-        "num_hidden_layers": _count_layers(names, "blocks.{n}."),
-        "intermediate_size": shape("blocks.{n}.mlp.fc1.weight", 2)[0],
-        "qkv_bias": "blocks.{n}.attn.q_bias" in tensors,
-        "use_mean_pooling": "norm.weight" not in tensors,
-        "num_labels": shape("head.weight", 2)[0] if "head.weight" in tensors else 0,
-        "layer_norm_eps": ORIGINAL_EPS,
-        "fc_norm_eps": ORIGINAL_EPS,
-        "decoder_norm_eps": ORIGINAL_EPS,
-    }
-    if "num_attention_heads" not in overrides:
-        fields["num_attention_heads"] = _heads(width, "--num-heads")
-    if "encoder_to_decoder.weight" in tensors:
-        decoder_width = shape("encoder_to_decoder.weight", 2)[0]
-        fields |= {
-            "decoder_hidden_size": decoder_width,
-            "decoder_num_hidden_layers": _count_layers(names, "decoder.blocks.{n}."),
-            "decoder_intermediate_size": shape("decoder.blocks.{n}.mlp.fc1.weight", 2)[0],
-        }
-        if "decoder_num_attention_heads" not in overrides:
-            heads = _heads(decoder_width, "--decoder-num-heads", decoder=True)
-            fields["decoder_num_attention_heads"] = heads
-    return fields | dict(overrides)
-
-
-def _count_layers(names: Mapping[str, Tensor], prefix: str) -> int:
-    layers = (layer for name, layer in map(generalize, names) if name.startswith(prefix))
-    return 1 + max((layer for layer in layers if layer is not None), default=-1)
-
-
-def _heads(width: int, option: str, *, decoder: bool = False) -> int:
-    head_dim = trained_head_dim(width, decoder=decoder)
-    if width % head_dim:
-        raise ValueError(
-            f"no published model is {width} wide, so its heads can't be guessed; say {option} N"
-        )
-    return width // head_dim

@@ -32,6 +32,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     entry: str | None
     ignored_entries: tuple[str, ...]
+    averaged: str | None = None
 
     @property
     def config_file(self) -> Path:
@@ -59,7 +60,7 @@ class Source:
         return read_json(self.config_file)
 
 
-def open_source(path: str | os.PathLike) -> Source:
+def open_source(path: str | os.PathLike, *, weights: str = "model") -> Source:
     """Open a Hugging Face folder, or a weight file (`.safetensors`, `.pth`, `.pt`, `.bin`).
 
     Raises:
@@ -73,11 +74,11 @@ def open_source(path: str | os.PathLike) -> Source:
     files = _shards(found) if found.suffix == ".json" else (found,)
     opened = [read_weights(file) for file in files]
     tensors: dict[str, Tensor] = {}
-    for file, weights in zip(files, opened, strict=True):
-        repeated = sorted(set(weights.tensors) & set(tensors))
+    for file, each in zip(files, opened, strict=True):
+        repeated = sorted(set(each.tensors) & set(tensors))
         if repeated:
             raise ConversionError(f"{file}: holds {repeated[0]}, as another shard does")
-        tensors |= weights.tensors
+        tensors |= each.tensors
     if found.suffix == ".json":
         _check_index(found, tensors)
     return Source(

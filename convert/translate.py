@@ -28,34 +28,42 @@ class Assignment:
     slot: Slot
 
 
+# Wraps the iteration over the tensors.
+Progress = Callable[[list[Assignment]], Iterable[Assignment]]
+
+
 def translate(
     tensors: Mapping[str, Tensor],
     layout: Layout,
     like: Mapping[str, Any],
     *,
-    progress: Callable[[Iterable], Iterable] = iter,
+    dtype: np.typing.DTypeLike = np.float32,
+    progress: Progress = iter,
 ) -> dict[str, Any]:
-    """Fill a tree of float32 NumPy arrays with the shapes of `like`.
+    """Fill a tree of NumPy arrays of one dtype with the shapes of `like`.
 
     Reads one tensor at a time into its final place, so that it takes the memory of one model, and
-    none before every place is known to have its tensor. `progress` may wrap the iteration over the
-    tensors.
+    none before every place is known to have its tensor.
 
     Raises:
         ConversionError: with every one of: no rule, filled twice, never filled, wrong shape, not a
-            float, not finite.
+            float, not finite, too large for `dtype`.
     """
     shapes = {path: leaf.shape for path, leaf in flatten(like).items()}
     assignments, problems = plan(tensors, layout, shapes)
     # Only a whole plan is worth the memory; of a broken one the values are looked at all the same.
     whole = not problems
-    leaves = {path: np.empty(shape, np.float32) for path, shape in shapes.items() if whole}
+    leaves = {path: np.empty(shape, dtype) for path, shape in shapes.items() if whole}
     for assignment in progress(assignments):
-        # A float64 too large for float32 becomes infinite here, and is found.
+        given = assignment.tensor.read()
+        # What is too large for the dtype becomes infinite here, and is found.
         with np.errstate(over="ignore"):
-            values = assignment.tensor.read().astype(np.float32, copy=False)
+            values = given.astype(dtype, copy=False)
         if not np.isfinite(values).all():
-            problems.add_tensor("not finite", assignment.name, " holds NaN or Inf")
+            if np.isfinite(given).all():
+                problems.add_tensor("too large", assignment.name, f" doesn't fit {np.dtype(dtype)}")
+            else:
+                problems.add_tensor("not finite", assignment.name, " holds NaN or Inf")
         if whole:
             view(leaves, assignment.slot)[...] = assignment.rule.change(values)
     if problems:

@@ -1,21 +1,18 @@
 """transformers' PyTorch model and ours on the same random clip, stage by stage.
 
-The reference never sees our parameter tree. For a Hugging Face folder it is what transformers loads
-from it; for a single file it is transformers' model, loaded with the file's tensors renamed here
-(not by the tables in `layouts.py`), and if that is an original one, with the original's eps in
-every norm.
+The reference comes from `reference.py` and never sees our parameter tree.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from convert.errors import ConversionError, VerificationError
-from convert.recognize import ORIGINAL_EPS, Network
+from convert.errors import VerificationError
+from convert.recognize import Network
+from convert.reference import import_reference, load_reference
 from convert.source import Source
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.losses import pretraining_loss
@@ -26,26 +23,6 @@ from videomae_jax.model import VideoClassifier, VideoModel
 # 5e-7, a tanh GELU in place of the exact one 3e-5 to 8e-5, wrong heads 2e-3. A wrong eps stays
 # below, so those are compared as numbers.
 TOLERANCE = 1e-5
-
-# Names of either layout -> of a `state_dict` of transformers 5, without "videomae.".
-RENAMES = (
-    (r"^(module\.|_orig_mod\.|backbone\.)+", ""),
-    (r"^encoder\.(?!layer\.)", ""),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^blocks\.", "encoder.layer."),
-    (r"^norm\.", "layernorm."),
-    (r"^head\.", "classifier."),
-    (r"^decoder\.blocks\.", "decoder.decoder_layers."),
-    (r"\.norm1\.", ".layernorm_before."),
-    (r"\.norm2\.", ".layernorm_after."),
-    (r"\.attn\.q_bias$", ".attention.attention.query.bias"),
-    (r"\.attn\.v_bias$", ".attention.attention.value.bias"),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.mlp\.fc1\.", ".intermediate.dense."),
-    (r"\.mlp\.fc2\.", ".output.dense."),
-    (r"\.attention\.q_bias$", ".attention.query.bias"),
-    (r"\.attention\.v_bias$", ".attention.value.bias"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,16 +35,23 @@ class Stage:
 
 
 def verify(
-    source: Source, network: Network, model: VideoModel, params: Mapping[str, Any]
+    source: Source,
+    network: Network,
+    model: VideoModel,
+    params: Mapping[str, Any],
+    *,
+    dtype: str = "float32",
 ) -> dict[str, Any]:
     """Compare, and return the figures for the conversion report.
+
+    Of parameters kept in another `dtype`, the reference's are rounded to it, too.
 
     Raises:
         ConversionError: if torch or transformers is missing, or transformers can't load the source.
         VerificationError: if a stage is further apart than `TOLERANCE`; `figures` holds them all.
     """
     torch, transformers = import_reference()
-    reference = _load_reference(source, network)
+    reference = load_reference(source, network, dtype=dtype)
     _refuse_other_eps(reference, network.config)
     clip, mask = _random_inputs(network)
     wanted = _reference_stages(reference, clip, mask)
@@ -75,7 +59,8 @@ def verify(
     stages = [compare(name, given[name], wanted[name]) for name in wanted]
     figures = {
         "reference": f"transformers {transformers.__version__}, torch {torch.__version__}"
-        + "".join(f", given {name}={value}" for name, value in network.overrides.items()),
+        + "".join(f", given {name}={value}" for name, value in network.overrides.items())
+        + (f", weights rounded to {dtype}" if dtype != "float32" else ""),
         "backend": jax.default_backend(),
         "tolerance": TOLERANCE,
         "stages": [dataclasses.asdict(stage) for stage in stages],
@@ -108,122 +93,6 @@ def as_text(figures: Mapping[str, Any]) -> str:
         f"{verdict} with {figures['reference']} (relative L2 allowed: {figures['tolerance']:g})"
     )
     return "\n".join(lines)
-
-
-def import_reference():
-    """The modules that the reference needs, made to keep to themselves what they log.
-
-    Raises:
-        ConversionError: if one is missing.
-    """
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise ConversionError(
-            f"--verify needs {error.name}; pip install 'videomae-jax[verify]'"
-        ) from error
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    return torch, transformers
-
-
-def _load_reference(source: Source, network: Network):
-    folder = network.layout.has_config and source.path.is_dir()
-    try:
-        model, missing, unexpected = (_load_folder if folder else _load_file)(source, network)
-    # transformers raises whatever its layers raise.
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConversionError(
-            f"{source.path}: transformers can't load it, so there is no reference ({reason[0]})"
-        ) from error
-    if missing or unexpected:
-        raise ConversionError(
-            f"{source.path}: transformers doesn't load it whole, so it is no reference "
-            f"(missing: {', '.join(sorted(missing)) or 'none'}; "
-            f"unexpected: {', '.join(sorted(unexpected)) or 'none'})"
-        )
-    return model.eval()
-
-
-def _reference_class(network: Network) -> type:
-    import transformers
-
-    return {
-        "VideoEncoder": transformers.VideoMAEModel,
-        "VideoClassifier": transformers.VideoMAEForVideoClassification,
-        "VideoPretrainer": transformers.VideoMAEForPreTraining,
-    }[network.architecture]
-
-
-def _load_folder(source: Source, network: Network):
-    import transformers
-
-    config = transformers.VideoMAEConfig.from_pretrained(source.path, local_files_only=True)
-    for name, value in network.overrides.items():
-        setattr(config, name, list(value) if isinstance(value, tuple) else value)
-    model, info = _reference_class(network).from_pretrained(
-        source.path,
-        config=config,
-        local_files_only=True,
-        output_loading_info=True,
-        dtype="float32",
-        use_safetensors=source.files[0].suffix == ".safetensors",
-    )
-    return model, info["missing_keys"], info["unexpected_keys"]
-
-
-def _load_file(source: Source, network: Network):
-    import torch
-    import transformers
-
-    model = _reference_class(network)(
-        transformers.VideoMAEConfig(**hugging_face_fields(network.config))
-    )
-    weights = _split_qkv({rename(name): tensor.read() for name, tensor in source.tensors.items()})
-    owned = dict(model.state_dict())
-    named = {
-        name if name in owned else f"videomae.{name}": value for name, value in weights.items()
-    }
-    tensors = {name: torch.from_numpy(np.array(value, np.float32)) for name, value in named.items()}
-    missing, unexpected = model.load_state_dict(tensors, strict=False)
-    for module in model.modules():
-        if isinstance(module, torch.nn.LayerNorm) and not network.layout.has_config:
-            module.eps = ORIGINAL_EPS
-    return model, missing, unexpected
-
-
-def hugging_face_fields(config: VideoMAEConfig) -> dict[str, Any]:
-    """A config as transformers 5 spells it."""
-    fields = config.to_dict()
-    for name in ("fc_norm_eps", "decoder_norm_eps"):
-        del fields[name]
-    fields["qv_bias"] = fields.pop("qkv_bias")
-    # Its decoder squares patch_size, so a square one must be a number.
-    for name in ("image_size", "patch_size"):
-        height, width = fields[name]
-        fields[name] = height if height == width else [height, width]
-    return fields
-
-
-def rename(name: str) -> str:
-    """A tensor's name as a bare `VideoMAEModel` or a head of it would have it."""
-    for pattern, replacement in RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
-
-
-def _split_qkv(weights: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    split = {}
-    for name, value in weights.items():
-        stem, fused, _ = name.partition(".attn.qkv.weight")
-        if fused:
-            for part, third in zip(("query", "key", "value"), np.split(value, 3), strict=True):
-                split[f"{stem}.attention.attention.{part}.weight"] = third
-        else:
-            split[name] = value
-    return split
 
 
 def _refuse_other_eps(reference, config: VideoMAEConfig) -> None:

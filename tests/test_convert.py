@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import videomae_jax as vm
-from convert.job import convert
+from convert.job import Request, convert
 from tests.configs import TINY, random_clips
 from tests.folders import (
     ARCHITECTURES,
@@ -231,7 +231,9 @@ def test_an_original_file_says_what_is_assumed(tmp_path, capsys):
 def test_heads_of_published_widths_are_known(tmp_path, width, heads):
     config = dataclasses.replace(SMALL_WIDTH, hidden_size=width, intermediate_size=8)
     path = write_original(tmp_path / "model.safetensors", config)
-    found = convert(path, overrides={"image_size": (12, 20), "num_frames": 6}).network.config
+    found = convert(
+        path, Request(overrides={"image_size": (12, 20), "num_frames": 6})
+    ).network.config
     assert found.num_attention_heads == heads
     assert (found.layer_norm_eps, found.fc_norm_eps) == (1e-6, 1e-6)
     for field in ("hidden_size", "num_hidden_layers", "intermediate_size", "num_labels"):
@@ -244,7 +246,9 @@ def test_heads_of_published_decoders_are_known(tmp_path, width, heads):
         SMALL_WIDTH, decoder_hidden_size=width, decoder_num_attention_heads=1
     )
     path = write_original(tmp_path / "model.safetensors", config, "VideoPretrainer")
-    found = convert(path, overrides={"image_size": (12, 20), "num_frames": 6}).network.config
+    found = convert(
+        path, Request(overrides={"image_size": (12, 20), "num_frames": 6})
+    ).network.config
     assert (found.decoder_hidden_size, found.decoder_num_attention_heads) == (width, heads)
     assert found.decoder_intermediate_size == config.decoder_intermediate_size
     assert found.decoder_num_hidden_layers == config.decoder_num_hidden_layers

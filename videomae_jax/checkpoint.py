@@ -19,12 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_dtypes
+import numpy as np
 
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels
 from videomae_jax.processing import Preprocess
 
 FORMAT = "videomae_jax/1"
+
+# What parameters may be stored as; the network computes in float32 all the same.
+DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 # A nested dict of arrays, as Flax makes it.
 Params = Any
@@ -38,11 +43,13 @@ class CheckpointError(ValueError):
 class Description:
     """Everything in a converted directory but the weights.
 
-    `architecture` is the name of a class in `model.py`; `labels` is None where no classes are.
+    `architecture` is the name of a class in `model.py`, `dtype` that of every parameter, one of
+    `DTYPES`; `labels` is None where no classes are.
     """
 
     architecture: str
     config: VideoMAEConfig
+    dtype: str = "float32"
     preprocess: Preprocess
     labels: Labels | None
     conversion: Mapping[str, Any]
@@ -57,23 +64,28 @@ def save(
 ) -> None:
     """Write a converted directory: into a temporary sibling, renamed when it is whole.
 
-    `prove`, when given, gets the folder `load_params` can read the written weights from, and
-    returns entries to add to the conversion report; if it raises, nothing stays behind.
+    `prove`, when given, gets the folder `load_params` can read the written weights from, with
+    processing.json and labels.json in it, and returns entries to add to the conversion report; if
+    it raises, nothing stays behind.
 
     Raises:
         CheckpointError: if `directory` exists, which is then left untouched.
     """
     with new_directory(directory) as folder:
         save_params(folder, params)
+        write_json(folder / "processing.json", description.preprocess.to_dict())
+        labels = description.labels
+        write_json(folder / "labels.json", labels.to_list() if labels is not None else None)
         conversion = dict(description.conversion)
         if prove is not None:
             conversion |= prove(folder)
-        _write_json(folder / "processing.json", description.preprocess.to_dict())
-        labels = description.labels
-        _write_json(folder / "labels.json", labels.to_list() if labels is not None else None)
-        _write_json(folder / "conversion.json", conversion)
-        head = {"format": FORMAT, "architecture": description.architecture}
-        _write_json(folder / "config.json", head | description.config.to_dict())
+        write_json(folder / "conversion.json", conversion)
+        head = {
+            "format": FORMAT,
+            "architecture": description.architecture,
+            "dtype": description.dtype,
+        }
+        write_json(folder / "config.json", head | description.config.to_dict())
 
 
 def load_description(directory: str | os.PathLike) -> Description:
@@ -95,6 +107,7 @@ def load_description(directory: str | os.PathLike) -> Description:
         labels = _read_json(directory / "labels.json")
         description = Description(
             architecture=fields.pop("architecture", ""),
+            dtype=_dtype(fields.pop("dtype", "float32")),
             config=VideoMAEConfig.from_dict(fields),
             preprocess=Preprocess.from_dict(_read_json(directory / "processing.json")),
             labels=None if labels is None else Labels.from_list(labels),
@@ -211,7 +224,14 @@ def _complete(directory: Path) -> Path:
     return directory
 
 
-def _write_json(path: Path, content: Any) -> None:
+def _dtype(name: Any) -> str:
+    if name not in tuple(DTYPES):
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+    return name
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file and see it to the disk."""
     partial = path.with_name(f".{path.name}")
     with partial.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=2, ensure_ascii=False)

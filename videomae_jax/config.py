@@ -10,6 +10,10 @@ from videomae_jax.fields import refuse_unknown
 
 # Attention among more is out of the question, and a table of positions for them out of memory.
 MOST_TOKENS = 2**17
+# Fields that directories converted by version 0.1 don't have; their defaults are what it did.
+ADDED_LATER = frozenset({"cos_attn", "layer_scale_init_value", "use_learnable_pos_emb"})
+# Fields that transformers' VideoMAEConfig doesn't have: in its files they would change nothing.
+BEYOND_HF = ADDED_LATER | {"fc_norm_eps", "decoder_norm_eps"}
 PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 
 
@@ -21,7 +25,10 @@ class VideoMAEConfig:
     `qkv_bias` is the published files' name (transformers 5 says `qv_bias`: the key never has one);
     `image_size` and `patch_size` are kept as (height, width), a single number stands for both;
     `fc_norm_eps` and `decoder_norm_eps` are named here because transformers builds those two norms
-    with torch's default 1e-5, while the original code has 1e-6 everywhere.
+    with torch's default 1e-5, while the original code has 1e-6 everywhere;
+    and options of the original code that transformers lacks: `cos_attn` (VideoMAE V2's attention by
+    angles), `layer_scale_init_value` (a learnt factor on each branch of a block, starting here; 0:
+    none), `use_learnable_pos_emb` (learnt positions in place of the sinusoids).
 
     Raises:
         ValueError: for any value that no network can be built from, naming the field.
@@ -50,6 +57,9 @@ class VideoMAEConfig:
     decoder_num_hidden_layers: int = 4
     decoder_intermediate_size: int = 1536
     norm_pix_loss: bool = True
+    cos_attn: bool = False
+    layer_scale_init_value: float = 0.0
+    use_learnable_pos_emb: bool = False
     num_labels: int = 2
     problem_type: str | None = None
 
@@ -94,13 +104,13 @@ class VideoMAEConfig:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "VideoMAEConfig":
-        """The inverse of `to_dict`: every field present, none unknown.
+        """The inverse of `to_dict`: every field present but those of later versions, none unknown.
 
         Raises:
             ValueError: for a missing, unknown or impossible entry, naming it.
         """
         refuse_unknown(fields, _field_names(), what="config")
-        missing = sorted(_field_names() - set(fields))
+        missing = sorted(_field_names() - ADDED_LATER - set(fields))
         if missing:
             raise ValueError(f"config lacks {', '.join(missing)}")
         return cls(**_typed(fields))
@@ -122,9 +132,23 @@ class VideoMAEConfig:
             raise ValueError("pruned_heads is not supported: the heads must be whole")
         num_labels = _num_labels(fields)
         qkv_bias = _qkv_bias(fields)
-        refuse_unknown(fields, _field_names() | GENERIC_HF_FIELDS, what="config")
-        known = {name: fields[name] for name in _field_names() & set(fields)}
+        hf_names = _field_names() - BEYOND_HF
+        refuse_unknown(fields, hf_names | GENERIC_HF_FIELDS, what="config")
+        known = {name: fields[name] for name in hf_names & set(fields)}
         return cls(**_typed(known | {"num_labels": num_labels, "qkv_bias": qkv_bias}))
+
+    def to_hf(self) -> dict[str, Any]:
+        """The inverse of `from_hf`: entries of a `config.json` as transformers 4 and 5 read it.
+
+        What transformers has no entry for (`BEYOND_HF`) is left out.
+        """
+        fields = {name: value for name, value in self.to_dict().items() if name not in BEYOND_HF}
+        # Its decoder squares patch_size, so a square one must be a number.
+        for name in ("image_size", "patch_size"):
+            height, width = fields[name]
+            fields[name] = height if height == width else [height, width]
+        # transformers 4 reads the one spelling, 5 the other.
+        return fields | {"model_type": "videomae", "qv_bias": self.qkv_bias}
 
 
 def _field_names() -> set[str]:
@@ -237,9 +261,11 @@ GENERIC_HF_FIELDS = frozenset(
 )
 
 
-def _variant(width: int, layers: int, heads: int, decoder: tuple[int, int, int]) -> VideoMAEConfig:
+def _variant(
+    width: int, layers: int, heads: int, *, decoder: tuple[int, int, int], **fields: Any
+) -> VideoMAEConfig:
     decoder_width, decoder_heads, decoder_layers = decoder
-    return VideoMAEConfig(
+    sizes = VideoMAEConfig(
         hidden_size=width,
         num_hidden_layers=layers,
         num_attention_heads=heads,
@@ -250,13 +276,17 @@ def _variant(width: int, layers: int, heads: int, decoder: tuple[int, int, int])
         decoder_intermediate_size=4 * decoder_width,
         num_labels=400,
     )
+    return dataclasses.replace(sizes, **fields)
 
 
-# As trained by the original code, Kinetics-400 heads. The published Hugging Face config of "small"
-# says 16 heads instead of 6: see the head-count trap in the README.
+# As trained by the original code ("giant": VideoMAE V2), Kinetics-400 heads. The published Hugging
+# Face config of "small" says 16 heads instead of 6: see the head-count trap in the README.
 VARIANTS: dict[str, VideoMAEConfig] = {
     "small": _variant(384, 12, 6, decoder=(192, 3, 4)),
     "base": _variant(768, 12, 12, decoder=(384, 6, 4)),
     "large": _variant(1024, 24, 16, decoder=(512, 8, 12)),
     "huge": _variant(1280, 32, 16, decoder=(640, 8, 12)),
+    "giant": _variant(
+        1408, 40, 16, decoder=(512, 8, 4), patch_size=(14, 14), intermediate_size=6144
+    ),
 }

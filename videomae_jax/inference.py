@@ -51,7 +51,7 @@ def load(directory: str | os.PathLike) -> Checkpoint:
     model = ARCHITECTURES[description.architecture](description.config)
     return Checkpoint(
         model=model,
-        params=load_params(directory, abstract_params(model)),
+        params=load_params(directory, abstract_params(model, description.dtype)),
         config=description.config,
         labels=description.labels,
         preprocess=description.preprocess,

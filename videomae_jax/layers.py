@@ -4,6 +4,7 @@ Dropout acts when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -25,6 +26,8 @@ class BlockShape:
     hidden_act: str
     layer_norm_eps: float
     qkv_bias: bool
+    cos_attn: bool
+    layer_scale_init_value: float
     hidden_dropout: float
     attention_dropout: float
     initializer_range: float
@@ -39,6 +42,8 @@ class BlockShape:
             hidden_act=config.hidden_act,
             layer_norm_eps=config.layer_norm_eps,
             qkv_bias=config.qkv_bias,
+            cos_attn=config.cos_attn,
+            layer_scale_init_value=config.layer_scale_init_value,
             hidden_dropout=config.hidden_dropout_prob,
             attention_dropout=config.attention_probs_dropout_prob,
             initializer_range=config.initializer_range,
@@ -77,6 +82,11 @@ def layer_norm(eps: float) -> nn.LayerNorm:
     return nn.LayerNorm(epsilon=eps, use_fast_variance=False)
 
 
+def same(x: Array) -> Array:
+    """`x` as it is, where a block has no layer scale."""
+    return x
+
+
 class Dropout(nn.Module):
     """Dropout that acts only when a "dropout" key was given to `apply`."""
 
@@ -105,7 +115,11 @@ class PackedProjection(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with its output projection."""
+    """Multi-head self-attention with its output projection.
+
+    With `cos_attn`, by the angles between queries and keys, as VideoMAE V2 has it: each head learns
+    the logarithm of their factor, which starts at 10.
+    """
 
     shape: BlockShape
 
@@ -113,13 +127,18 @@ class Attention(nn.Module):
         self.qkv = PackedProjection(self.shape)
         self.drop = Dropout(self.shape.attention_dropout)
         self.proj = dense(self.shape.width, self.shape.initializer_range)
+        self.logit_scale = None
+        if self.shape.cos_attn:
+            start = nn.initializers.constant(math.log(10))
+            self.logit_scale = self.param("logit_scale", start, (self.shape.num_heads,))
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return self.proj(attend(self.qkv(x), self.shape.num_heads, drop=self.drop))
+        heads, scale = self.shape.num_heads, self.logit_scale
+        return self.proj(attend(self.qkv(x), heads, drop=self.drop, logit_scale=scale))
 
     def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
         """The attention weights for `x`, before dropout."""
-        return attention_maps(self.qkv(x), self.shape.num_heads)
+        return attention_maps(self.qkv(x), self.shape.num_heads, logit_scale=self.logit_scale)
 
 
 class Mlp(nn.Module):
@@ -135,8 +154,18 @@ class Mlp(nn.Module):
         return self.fc2(ACTIVATIONS[self.shape.hidden_act](self.fc1(x)))
 
 
+class LayerScale(nn.Module):
+    """A learnt factor for each column, the same for every token."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        return x * self.param("gamma", nn.initializers.constant(self.start), x.shape[-1:])
+
+
 class Block(nn.Module):
-    """One transformer layer: norm before, residual around."""
+    """One transformer layer: norm before, residual around, each branch scaled if so configured."""
 
     shape: BlockShape
 
@@ -146,10 +175,13 @@ class Block(nn.Module):
         self.norm_2 = layer_norm(self.shape.layer_norm_eps)
         self.mlp = Mlp(self.shape)
         self.drop = Dropout(self.shape.hidden_dropout)
+        start = self.shape.layer_scale_init_value
+        self.scale_1 = LayerScale(start) if start else same
+        self.scale_2 = LayerScale(start) if start else same
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        x = x + self.drop(self.attention(self.norm_1(x)))
-        return x + self.drop(self.mlp(self.norm_2(x)))
+        x = x + self.drop(self.scale_1(self.attention(self.norm_1(x))))
+        return x + self.drop(self.scale_2(self.mlp(self.norm_2(x))))
 
     def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
         """The attention weights of this layer for its input `x`."""

@@ -86,6 +86,9 @@ class VideoEncoder(nn.Module):
         config = self.config
         self.patch_embed = dense(config.hidden_size, config.initializer_range)
         self.layers = Block(BlockShape.of_encoder(config))
+        if config.use_learnable_pos_emb:
+            start = nn.initializers.normal(config.initializer_range)
+            self.pos_embed = self.param("pos_embed", start, (config.num_tokens, config.hidden_size))
         if not config.use_mean_pooling:
             self.norm = layer_norm(config.layer_norm_eps)
 
@@ -101,8 +104,7 @@ class VideoEncoder(nn.Module):
         """Tubelet embeddings plus positions, of all tokens or of the visible ones."""
         check_clips(clips, self.config)
         tokens = tubelets(clips, self.config)
-        positions = jnp.asarray(sinusoid_table(self.config.num_tokens, self.config.hidden_size))
-        positions = positions[None]
+        positions = self._positions()[None]
         if visible is not None:
             tokens = gather_tokens(tokens, visible)
             positions = gather_tokens(positions, visible)
@@ -125,6 +127,11 @@ class VideoEncoder(nn.Module):
         """
         _, maps = self._run(self.embed(clips, visible), forward_keeping_maps)
         return maps
+
+    def _positions(self) -> Float[Array, "L D"]:
+        if self.config.use_learnable_pos_emb:
+            return self.pos_embed
+        return jnp.asarray(sinusoid_table(self.config.num_tokens, self.config.hidden_size))
 
     def _run(self, x: Array, step: Callable[[Block, Array], Any]) -> tuple[Array, Any]:
         return run_layers(self.layers, self.config.num_hidden_layers, x, step)
@@ -254,7 +261,7 @@ ARCHITECTURES: dict[str, type[VideoModel]] = {
 }
 
 
-def abstract_params(model: VideoModel) -> dict[str, Any]:
+def abstract_params(model: VideoModel, dtype: str = "float32") -> dict[str, Any]:
     """The parameter tree of a model as `jax.ShapeDtypeStruct` leaves; computes nothing."""
     clips = jax.ShapeDtypeStruct((1, *model.config.clip_shape), jnp.float32)
     rest = []
@@ -262,6 +269,5 @@ def abstract_params(model: VideoModel) -> dict[str, Any]:
         num_masked = 1 if model.num_masked is None else model.num_masked
         rest.append(np.arange(model.config.num_tokens)[None] < num_masked)
     # The key is made inside, so that not even a device is asked for.
-    return jax.eval_shape(lambda clips: model.init(jax.random.key(0), clips, *rest), clips)[
-        "params"
-    ]
+    tree = jax.eval_shape(lambda clips: model.init(jax.random.key(0), clips, *rest), clips)
+    return jax.tree.map(lambda leaf: leaf.update(dtype=jnp.dtype(dtype)), tree["params"])

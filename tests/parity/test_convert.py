@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import videomae_jax as vm
-from convert import job, layouts, verify
+from convert import changes, job, layouts, verify
 from tests.folders import assert_memory_within_bound, listing, run
 from tests.parity.reference import TINY, random_clips, random_mask, relative_l2, to_torch
 from tests.parity.sources import (
@@ -227,7 +227,7 @@ def drop_a_bias(monkeypatch):
 
 def leave_a_square_kernel_as_it_is(monkeypatch):
     suffixes = ("attention.output.dense.weight", "attn.proj.weight")
-    edit_change(monkeypatch, suffixes, layouts.same)
+    edit_change(monkeypatch, suffixes, changes.SAME)
 
 
 def swap_the_norms(monkeypatch):

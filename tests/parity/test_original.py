@@ -10,7 +10,7 @@ import torch
 
 import videomae_jax as vm
 from convert import job
-from convert.recognize import ORIGINAL_EPS
+from convert.settings import ORIGINAL_EPS
 from tests.folders import run
 from tests.parity.reference import TINY, random_clips, random_mask, relative_l2
 from tests.parity.sources import (
@@ -47,7 +47,7 @@ def original(name):
 
 
 def params_of(path):
-    return job.convert(path, overrides=OVERRIDES).params
+    return job.convert(path, job.Request(overrides=OVERRIDES)).params
 
 
 def assert_same(given, wanted):
@@ -79,7 +79,7 @@ def test_it_computes_what_the_original_does(tmp_path, name):
 @pytest.mark.parametrize("name", MODELS)
 def test_the_same_weights_in_hugging_face_layout_give_the_same_tree(tmp_path, name):
     file = saved(original(name).state_dict(), tmp_path / "model.pth")
-    given = job.convert(file, overrides=OVERRIDES)
+    given = job.convert(file, job.Request(overrides=OVERRIDES))
     twin = transformers_twin(original(name))
     wanted = job.convert(save_folder(twin, tmp_path / "twin"))
     assert_same(given.params, wanted.params)
@@ -140,7 +140,7 @@ def test_every_wrapping_of_pretraining_weights(tmp_path, wrapping):
 def test_what_is_no_tensor_is_said_to_be_ignored(tmp_path):
     weights = original("fine-tuned").state_dict()
     file = saved({"model": weights | {"step": 3}, "model_ema": weights}, tmp_path / "model.pth")
-    report = job.convert(file, overrides=OVERRIDES).description.conversion
+    report = job.convert(file, job.Request(overrides=OVERRIDES)).description.conversion
     assert report["source"]["ignored_entries"] == ["model_ema", "step"]
     assert report["tensors"]["read"] == len(weights)
 
@@ -260,7 +260,7 @@ def faint_pretrainer():
 def faint_conversion(tmp_path, model, *, image_size):
     file = saved(model.state_dict(), tmp_path / "model.pth")
     sizes = {"image_size": image_size, "num_frames": 2}
-    return job.convert(file, overrides=OVERRIDES | sizes)
+    return job.convert(file, job.Request(overrides=OVERRIDES | sizes))
 
 
 def apply_with(conversion, *inputs, **eps):

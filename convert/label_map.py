@@ -1,0 +1,76 @@
+"""A subset of a head's classes: Kinetics-400, 600 or 700 out of VideoMAE V2's 710."""
+
+import dataclasses
+import json
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from convert.errors import ConversionError
+from convert.layouts import Layout
+from convert.source import Source
+from convert.weights import Tensor
+
+HEAD = ("classifier/kernel", "classifier/bias")
+
+
+def read_label_map(path: str | os.PathLike) -> tuple[int, ...]:
+    """The rows to take, from a JSON list such as VideoMAE V2's `label_710to400.json`.
+
+    Entry i is the row of the stored head that class i comes from.
+
+    Raises:
+        ConversionError: for anything but a list of different row numbers.
+    """
+    try:
+        rows = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConversionError(f"{path}: can't be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise ConversionError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(rows, list) or not rows:
+        raise ConversionError(f"{path}: must hold a JSON list of row numbers")
+    for row in rows:
+        if isinstance(row, bool) or not isinstance(row, int) or row < 0:
+            raise ConversionError(f"{path}: row numbers count from 0, got {row!r}")
+    row, times = Counter(rows).most_common(1)[0]
+    if times > 1:
+        raise ConversionError(f"{path}: takes row {row} {times} times")
+    return tuple(rows)
+
+
+def take_rows(source: Source, layout: Layout, rows: Sequence[int], path: object) -> Source:
+    """The source with only these rows of its classification head, in this order.
+
+    Raises:
+        ConversionError: if it has no head, or fewer rows; `path`, where the rows were read, is
+            named.
+    """
+    tensors = dict(source.tensors)
+    heads = [name for name in tensors if _is_head(layout, name)]
+    if not heads:
+        raise ConversionError(f"{path}: {source.path} has no classes to take rows of")
+    for name in heads:
+        stored = tensors[name]
+        count = stored.shape[0] if stored.shape else 0
+        if max(rows) >= count:
+            raise ConversionError(
+                f"{path}: takes row {max(rows)}, but {name} of {source.path} has {count}"
+            )
+        tensors[name] = _with_rows(stored, list(rows))
+    return dataclasses.replace(source, tensors=tensors)
+
+
+def _is_head(layout: Layout, name: str) -> bool:
+    found = layout.find(layout.strip(name))
+    return found is not None and found[0].target in HEAD
+
+
+def _with_rows(tensor: Tensor, rows: list[int]) -> Tensor:
+    def read() -> np.ndarray:
+        return tensor.read()[rows]
+
+    return Tensor((len(rows), *tensor.shape[1:]), tensor.dtype, read)
