@@ -71,7 +71,7 @@ def original_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
     """Names and shapes as the original code's state_dict has them."""
 
     def block(name: str, width: int, mlp: int) -> Shapes:
-        shapes = {f"{name}.attn.qkv.weight": (3 * width, width)}
+        shapes: Shapes = {f"{name}.attn.qkv.weight": (3 * width, width)}
         if config.qkv_bias:
             shapes |= {f"{name}.attn.{part}_bias": (width,) for part in "qv"}
         if config.cos_attn:

@@ -44,6 +44,8 @@ def save_torch(tensors: Mapping[str, np.ndarray], path: Path) -> None:
         ) from error
 
     def tensor(values: np.ndarray):
+        # torch warns of arrays that it can't write into: those of JAX.
+        values = values if values.flags.writeable else values.copy()
         if values.dtype == checkpoint.DTYPES["bfloat16"]:
             # torch knows nothing of ml_dtypes; the bits are the same.
             return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
