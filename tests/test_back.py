@@ -184,11 +184,6 @@ def test_every_layout_has_an_inverse_of_each_rule():
             shape = (2, 1, 1) if rule.target.endswith("logit_scale") else (5, 7)
             array = generator.standard_normal(shapes.get(rule.target, shape))
             there = rule.change(array)
-            assert (
-                rule.target.endswith(("pos_embed",))
-                or there.shape != array.shape
-                or (rule.change is not None)
-            )
             np.testing.assert_array_equal(rule.change.back(there, config), array)
 
 
