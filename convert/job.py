@@ -10,12 +10,14 @@ from convert import audit
 from convert.classes import class_names
 from convert.digests import Digests, digest_files
 from convert.errors import ConversionError
+from convert.json_file import read_json
 from convert.label_map import read_label_map, take_rows
 from convert.layouts import Layout
 from convert.preprocessor import read_preprocessor
 from convert.recognize import Network, find_layout, recognize
-from convert.source import Source, open_source, read_json
+from convert.source import Source, open_source
 from convert.translate import Progress, translate
+from convert.weights import Choice
 from videomae_jax import checkpoint
 from videomae_jax.model import ARCHITECTURES, VideoModel, abstract_params
 from videomae_jax.processing import Preprocess
@@ -32,7 +34,7 @@ class Request:
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     labels: Path | None = None
     label_map: Path | None = None
-    weights: str = "model"
+    weights: Choice = "model"
     dtype: str = "float32"
 
 
