@@ -64,14 +64,12 @@ def fetch(repo_id: str, *, revision: str | None = None) -> Snapshot:
 
 
 def _download(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        raise ConversionError("it takes huggingface_hub; pip install huggingface_hub") from error
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.utils import disable_progress_bars
+
     if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()
-    folder = huggingface_hub.snapshot_download(repo_id, revision=revision, allow_patterns=patterns)
-    return Path(folder)
+        disable_progress_bars()
+    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
 
 
 def _reason(error: Exception, revision: str | None) -> str:
