@@ -158,7 +158,8 @@ def _set_eps(model, source: Source, network: Network) -> None:
 
     eps = ORIGINAL_EPS
     if network.layout.settings == "model_config":
-        eps = source.config["model_config"].get("layer_norm_eps") or ORIGINAL_EPS
+        said = source.config["model_config"].get("layer_norm_eps")
+        eps = ORIGINAL_EPS if said is None else said
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = eps
