@@ -11,21 +11,26 @@ import json
 import random
 import re
 import resource
+import shutil
 import signal
 import struct
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from convert.errors import ConversionError
-from tests.folders import listing
+from tests.folders import listing, run
 
 SEED = 20_220_323
 COUNT = 2000
+COMMANDS = 60
 MOST_SECONDS = 20
 MOST_GROWTH = 300 * 2**20
 MOST_LINE = 11_000
+# The file beside the folder that says which case is running: a crash leaves no other word.
+CASE = "case"
 
 # Draws the files of a case, {name: content}.
 Draw = Callable[[random.Random], Mapping[str, bytes]]
@@ -104,8 +109,7 @@ def run_cases(
     with memory_bound():
         for number in range(count):
             case = f"{name}, case {number} of seed {seed}"
-            # For a crash, which leaves no other word.
-            (folder.parent / "case").write_text(case)
+            (folder.parent / CASE).write_text(case)
             files = draw(random.Random(f"{name} {seed} {number}"))
             for file, content in files.items():
                 (folder / file).write_bytes(content)
@@ -117,7 +121,9 @@ def run_cases(
                 raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
             assert listing(folder) == before, case
     assert sum(outcomes.values()) == count
-    print(f"{name}: {count} cases of seed {seed}: {dict(sorted(outcomes.items()))}")
+    # Past the capture of a command's output.
+    figures = dict(sorted(outcomes.items()))
+    print(f"{name}: {count} cases of seed {seed}: {figures}", file=sys.__stdout__)
     return outcomes
 
 
@@ -148,7 +154,7 @@ def time_bound() -> Iterator[None]:
     previous = signal.signal(signal.SIGALRM, expire)
     signal.alarm(MOST_SECONDS)
     # A loop that never comes back to Python hears no signal.
-    faulthandler.dump_traceback_later(3 * MOST_SECONDS, exit=True)
+    faulthandler.dump_traceback_later(3 * MOST_SECONDS, exit=True, file=sys.__stderr__)
     try:
         yield
     finally:
@@ -290,3 +296,29 @@ def damage_header(header: Mapping[str, Any], draw: random.Random) -> bytes:
         header[TWICE] = draw.choice([entry, other])
     repeated = json.dumps(draw.choice(names))
     return json.dumps(header).replace(json.dumps(TWICE), repeated).encode()
+
+
+def command_reader(capsys: Any, source: str, *options: str) -> Callable[[Path], None]:
+    """A reader that converts `source` in the folder by the whole command, for `run_cases`.
+
+    The folder must have nothing beside it.
+    """
+
+    def read(folder: Path) -> None:
+        out = folder.parent / "out"
+        code = run(folder / source, out, *(option.format(folder=folder) for option in options))
+        printed = capsys.readouterr()
+        assert code in (0, 2)
+        if code == 0:
+            assert printed.err == ""
+            assert (out / "config.json").is_file()
+            shutil.rmtree(out)
+        assert {path.name for path in folder.parent.iterdir()} == {folder.name, CASE}
+        if code == 2:
+            assert printed.out == ""
+            prefix = "convert: error: "
+            lines = printed.err.splitlines()
+            assert all(line.startswith(prefix) for line in lines), printed.err
+            raise ConversionError(*lines)
+
+    return read

@@ -11,8 +11,11 @@ from convert.preprocessor import read_preprocessor
 from convert.recognize import recognize
 from convert.source import open_source, read_json
 from tests.configs import TINY
+from tests.folders import random_tensors, write_folder, write_original
 from tests.fuzz import (
+    COMMANDS,
     COUNT,
+    command_reader,
     damage_bytes,
     damage_safetensors,
     damage_text,
@@ -74,70 +77,105 @@ def assert_both(outcomes) -> None:
     assert outcomes["read"] > COUNT / 100
 
 
+def draw_safetensors(whole):
+    return lambda draw: {"model.safetensors": damage_safetensors(whole, draw)}
+
+
+def draw_shards(tensors):
+    """The index damaged, or one of two shards."""
+    names = sorted(tensors)
+    files = [f"model-{part + 1:05}-of-00002.safetensors" for part in range(2)]
+    weight_map = {name: files[part] for part in range(2) for name in names[part::2]}
+    shards = {
+        file: save({name: tensors[name] for name in names if weight_map[name] == file})
+        for file in files
+    }
+    index = {"metadata": {"total_size": 2000}, "weight_map": weight_map}
+    whole = {INDEX: json.dumps(index).encode(), **shards}
+
+    def draw_files(draw):
+        if draw.randrange(4):
+            return whole | {INDEX: damage_text(index, draw)}
+        file = draw.choice(files)
+        return whole | {file: damage_safetensors(shards[file], draw)}
+
+    return draw_files
+
+
+def draw_config(draw):
+    return {"config.json": damage_text(CONFIG, draw)}
+
+
+def draw_preprocessor(draw):
+    return {"preprocessor_config.json": damage_text(PREPROCESSOR, draw)}
+
+
+def draw_labels(count):
+    text = "".join(f"class {index}, “ä”\n" for index in range(count)).encode()
+
+    def draw_files(draw):
+        found = text
+        for _ in range(draw.choice([1, 3])):
+            found = damage_bytes(found, draw)
+        return {"labels.txt": found}
+
+    return draw_files
+
+
+def read_config(folder):
+    source = open_source(folder)
+    recognize(source, {})
+    Labels.from_hf(source.config)
+
+
 def test_safetensors(folder):
-    whole = save(small_tensors(), {"format": "pt"})
-
-    def draw(chosen):
-        return {"model.safetensors": damage_safetensors(whole, chosen)}
-
+    draw = draw_safetensors(save(small_tensors(), {"format": "pt"}))
     assert_both(run_cases("safetensors", folder, draw, read_all))
 
 
 def test_shards(folder):
-    tensors = small_tensors()
-    names = sorted(tensors)
-    files = [f"model-{part + 1:05}-of-00002.safetensors" for part in range(2)]
-    shards = {
-        file: save({n: tensors[n] for n in names[part::2]}) for part, file in enumerate(files)
-    }
-    weight_map = {name: files[part] for part in range(2) for name in names[part::2]}
-    index = {"metadata": {"total_size": 2000}, "weight_map": weight_map}
-
-    def draw(chosen):
-        found = {INDEX: json.dumps(index).encode(), **shards}
-        if chosen.randrange(4):
-            found[INDEX] = damage_text(index, chosen)
-        else:
-            file = chosen.choice(files)
-            found[file] = damage_safetensors(shards[file], chosen)
-        return found
-
-    assert_both(run_cases("shards", folder, draw, read_all))
+    assert_both(run_cases("shards", folder, draw_shards(small_tensors()), read_all))
 
 
 def test_configs(folder):
     (folder / "model.safetensors").write_bytes(save(small_tensors()))
-
-    def draw(chosen):
-        return {"config.json": damage_text(CONFIG, chosen)}
-
-    def read(folder):
-        source = open_source(folder)
-        recognize(source, {})
-        Labels.from_hf(source.config)
-
-    assert_both(run_cases("config.json", folder, draw, read))
+    assert_both(run_cases("config.json", folder, draw_config, read_config))
 
 
 def test_preprocessors(folder):
-    path = folder / "preprocessor_config.json"
+    def read(folder):
+        read_preprocessor(read_json(folder / "preprocessor_config.json"))
 
-    def draw(chosen):
-        return {path.name: damage_text(PREPROCESSOR, chosen)}
-
-    def read(_):
-        read_preprocessor(read_json(path))
-
-    assert_both(run_cases("preprocessor_config.json", folder, draw, read))
+    assert_both(run_cases("preprocessor_config.json", folder, draw_preprocessor, read))
 
 
 def test_labels(folder):
-    text = "".join(f"class {index}, “ä”\n" for index in range(30)).encode()
+    def read(folder):
+        Labels.read(folder / "labels.txt")
 
-    def draw(chosen):
-        found = text
-        for _ in range(chosen.choice([1, 3])):
-            found = damage_bytes(found, chosen)
-        return {"labels.txt": found}
+    assert_both(run_cases("labels", folder, draw_labels(30), read))
 
-    assert_both(run_cases("labels", folder, draw, lambda _: Labels.read(folder / "labels.txt")))
+
+@pytest.mark.parametrize("kind", ["safetensors", "shards", "config", "preprocessor", "labels"])
+def test_the_whole_command(tmp_path, capsys, kind):
+    folder = write_folder(tmp_path / "folder", config=TINY)
+    tensors = random_tensors(config=TINY)
+    draw = {
+        "safetensors": draw_safetensors(save(tensors)),
+        "shards": draw_shards(tensors),
+        "config": draw_config,
+        "preprocessor": draw_preprocessor,
+        "labels": draw_labels(TINY.num_labels),
+    }[kind]
+    source, options = "", []
+    if kind == "shards":
+        (folder / "model.safetensors").unlink()
+    if kind == "labels":
+        write_original(folder / "original.safetensors")
+        source = "original.safetensors"
+        options = ["--labels", "{folder}/labels.txt", "--image-size", "12x20"]
+        options += ["--num-frames", "6", "--num-heads", "2"]
+    read = command_reader(capsys, source, *options)
+    outcomes = run_cases(f"the command, {kind}", folder, draw, read, count=COMMANDS)
+    assert sum(outcomes.values()) == COMMANDS
+    assert outcomes["refused"]
