@@ -8,7 +8,7 @@ from safetensors.numpy import save
 
 from benchmarks.checkpoints import hugging_face_config
 from convert.preprocessor import read_preprocessor
-from convert.recognize import recognize
+from convert.recognize import find_layout, recognize
 from convert.source import open_source, read_json
 from tests.configs import TINY
 from tests.folders import random_tensors, write_folder, write_original
@@ -124,7 +124,7 @@ def draw_labels(count):
 
 def read_config(folder):
     source = open_source(folder)
-    recognize(source, {})
+    recognize(source, find_layout(source), {})
     Labels.from_hf(source.config)
 
 
