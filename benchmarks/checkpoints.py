@@ -71,7 +71,7 @@ def original_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
     """Names and shapes as the original code's state_dict has them."""
 
     def block(name: str, width: int, mlp: int) -> Shapes:
-        shapes = {f"{name}.attn.qkv.weight": (3 * width, width)}
+        shapes: Shapes = {f"{name}.attn.qkv.weight": (3 * width, width)}
         if config.qkv_bias:
             shapes |= {f"{name}.attn.{part}_bias": (width,) for part in "qv"}
         if config.cos_attn:
@@ -115,7 +115,7 @@ def v2_hub_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
 
 def mmaction2_shapes(config: VideoMAEConfig, architecture: str) -> Shapes:
     """Names and shapes as mmaction2's state_dict has them, its buffer of positions among them."""
-    shapes = {"backbone.pos_embed": (1, config.num_tokens, config.hidden_size)}
+    shapes: Shapes = {"backbone.pos_embed": (1, config.num_tokens, config.hidden_size)}
     for name, shape in original_shapes(config, architecture).items():
         name = name.replace("patch_embed.proj.", "patch_embed.projection.")
         name = name.replace("mlp.fc1.", "mlp.layers.0.0.").replace("mlp.fc2.", "mlp.layers.1.")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convert.cautions import cautions
+from convert.hub import Snapshot
 from convert.recognize import Network
 from convert.settings import trained_head_dim
 from convert.source import Source
@@ -60,7 +61,7 @@ def report(findings: Findings) -> dict[str, Any]:
         "format": REPORT_FORMAT,
         "source": {
             "path": str(source.path),
-            "hub": None,
+            "hub": _hub(findings.request.snapshot),
             "files": list(findings.files),
             "layout": findings.network.layout.name,
             "entry": source.entry,
@@ -77,6 +78,10 @@ def report(findings: Findings) -> dict[str, Any]:
         "written": [],
     }
     return content | {"warnings": cautions(content)}
+
+
+def _hub(snapshot: Snapshot | None) -> dict[str, str] | None:
+    return {"id": snapshot.repo_id, "revision": snapshot.revision} if snapshot else None
 
 
 def _network(findings: Findings) -> dict[str, Any]:

@@ -4,17 +4,22 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 
+# A line with two paths of the longest that Linux allows, and room for words.
+MOST_CHARACTERS = 10_000
+
 
 class ConversionError(ValueError):
     """Something in the source or the request that can't be converted.
 
     `problems` are complete sentences, each naming the file or tensor and, where there is one, the
-    mend; the text of the error is all of them, one a line.
+    mend; the text of the error is all of them, one a line. What a damaged file put into one, a
+    line end or a megabyte, does not make it more than a line.
     """
 
     def __init__(self, *problems: str):
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        lines = tuple(map(_as_line, problems))
+        super().__init__("\n".join(lines))
+        self.problems = lines
 
 
 class VerificationError(Exception):
@@ -57,6 +62,15 @@ class Problems:
                 yield f"{text}, layer{'' if layers.isdecimal() else 's'} {layers}"
             else:
                 yield text
+
+
+def _as_line(text: str) -> str:
+    if len(text) > MOST_CHARACTERS:
+        text = f"{text[: MOST_CHARACTERS // 2]} ... {text[-MOST_CHARACTERS // 2 :]}"
+    if text.isprintable():
+        return text
+    spaced = re.sub(r"\s+", " ", text)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in spaced)
 
 
 def generalize(name: str) -> tuple[str, int | None]:

@@ -10,10 +10,8 @@ A sixth layout is one more table at the end, and its name in `LAYOUTS`.
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
-
-import numpy as np
 
 from convert.changes import (
     FLAT_KERNEL,
@@ -22,6 +20,7 @@ from convert.changes import (
     POSITIONS,
     SAME,
     TRANSPOSED,
+    Change,
 )
 
 PARTS = ("query", "key", "value")
@@ -33,7 +32,7 @@ class Rule:
 
     pattern: str
     target: str
-    change: Callable[[np.ndarray], np.ndarray] = SAME
+    change: Change = SAME
     part: str | None = None
 
     @property

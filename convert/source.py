@@ -2,21 +2,25 @@
 
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from convert.errors import ConversionError
-from convert.weights import Tensor, read_weights
+from convert.json_file import read_json
+from convert.weights import Choice, Tensor, read_weights
 
 WEIGHT_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
+    # DeepSpeed's, in the folder of a step.
+    "mp_rank_00_model_states.pt",
 )
+# What file systems allow.
+MOST_NAME_BYTES = 255
 PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -24,7 +28,8 @@ PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.jso
 class Source:
     """What a user handed over: the weights, and the JSON files beside them, read when asked for.
 
-    `entry` is where in a torch file the weights lay, `ignored_entries` what lay beside them.
+    `entry` is where in a torch file the weights lay, `ignored_entries` what lay beside them, and
+    `averaged` the one of those with a running average of the weights, if it was not asked for.
     """
 
     path: Path
@@ -60,8 +65,10 @@ class Source:
         return read_json(self.config_file)
 
 
-def open_source(path: str | os.PathLike, *, weights: str = "model") -> Source:
+def open_source(path: str | os.PathLike, *, weights: Choice = "model") -> Source:
     """Open a Hugging Face folder, or a weight file (`.safetensors`, `.pth`, `.pt`, `.bin`).
+
+    `weights` says which of a torch file's: the trained ones, or their running average.
 
     Raises:
         ConversionError: for a path or file that can't be read, naming it.
@@ -72,13 +79,13 @@ def open_source(path: str | os.PathLike, *, weights: str = "model") -> Source:
         raise ConversionError(f"{path} {what}; give a Hugging Face folder or a .pth file")
     found = _find_weights(path) if path.is_dir() else path
     files = _shards(found) if found.suffix == ".json" else (found,)
-    opened = [read_weights(file) for file in files]
+    opened = [read_weights(file, choice=weights) for file in files]
     tensors: dict[str, Tensor] = {}
-    for file, each in zip(files, opened, strict=True):
-        repeated = sorted(set(each.tensors) & set(tensors))
+    for file, found_weights in zip(files, opened, strict=True):
+        repeated = sorted(set(found_weights.tensors) & set(tensors))
         if repeated:
             raise ConversionError(f"{file}: holds {repeated[0]}, as another shard does")
-        tensors |= each.tensors
+        tensors |= found_weights.tensors
     if found.suffix == ".json":
         _check_index(found, tensors)
     return Source(
@@ -87,24 +94,8 @@ def open_source(path: str | os.PathLike, *, weights: str = "model") -> Source:
         tensors=tensors,
         entry=opened[0].entry,
         ignored_entries=tuple(sorted({name for each in opened for name in each.ignored_entries})),
+        averaged=opened[0].averaged,
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        ConversionError: if it can't be read or is something else.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConversionError(f"{path}: can't be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise ConversionError(f"{path}: must hold a JSON object")
-    return content
 
 
 def _find_weights(folder: Path) -> Path:
@@ -120,10 +111,18 @@ def _find_weights(folder: Path) -> Path:
 
 def _shards(index: Path) -> tuple[Path, ...]:
     weight_map = read_json(index).get("weight_map")
+    if weight_map is None and not index.name.endswith(".index.json"):
+        what = "a config" if index.name == "config.json" else "a JSON file"
+        raise ConversionError(f"{index}: is {what}, no weights; give its folder: {index.parent}")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(f"{index}: has no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
+    for name in weight_map.values():
+        plain = isinstance(name, str) and name.isprintable()
+        if not plain or len(name.encode()) > MOST_NAME_BYTES:
+            raise ConversionError(f"{index}: names {str(name)[:80]!r}, which is no name of a file")
+    names = sorted(set(weight_map.values()))
     for name in names:
+        # Names only: where a link of the hub's cache leads is not asked.
         if Path(name).name != name:
             raise ConversionError(f"{index}: names {name!r}, which is outside its folder")
     missing = [name for name in names if not (index.parent / name).is_file()]

@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 import videomae_jax as vm
 from tests.folders import run, write_folder
@@ -85,8 +87,41 @@ def test_a_kill_leaves_nothing_that_looks_complete(folder, tmp_path, moment):
     vm.load(out)
 
 
+@pytest.fixture(scope="module")
+def seconds(tmp_path_factory):
+    """How long a conversion takes from start to end."""
+    folder = tmp_path_factory.mktemp("timed")
+    command = [sys.executable, "-m", "convert", write_folder(folder / "folder"), folder / "out"]
+    start = time.perf_counter()
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
+
+
+def killed(command: list, seconds: float, seed: int) -> int:
+    """Start a command and kill it at a random moment of so many seconds; its exit code."""
+    process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL)
+    try:
+        process.wait(random.Random(seed).uniform(0, seconds))
+    except subprocess.TimeoutExpired:
+        process.kill()
+    return process.wait()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_kill_at_any_moment(folder, tmp_path, seconds, seed):
+    out = tmp_path / "out"
+    code = killed([sys.executable, "-m", "convert", folder, out], 1.05 * seconds, seed)
+    assert code in (0, -signal.SIGKILL)
+    assert_nothing_looks_complete(tmp_path, out)
+    if not out.exists():
+        assert code == -signal.SIGKILL
+        assert run(folder, out) == 0
+    vm.load(out)
+
+
 @pytest.mark.parametrize("seed", range(4))
-def test_a_kill_at_any_moment(folder, tmp_path, seed):
+def test_a_kill_while_writing(folder, tmp_path, seed):
+    """Moments after the first byte was written, of which the test above may hit few."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "convert", str(folder), str(out)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -96,8 +131,22 @@ def test_a_kill_at_any_moment(folder, tmp_path, seed):
     process.kill()
     process.wait()
     assert_nothing_looks_complete(tmp_path, out)
-    if out.exists():
-        assert process.returncode in (0, -signal.SIGKILL)
-    else:
+    if not out.exists():
         assert run(folder, out) == 0
-        vm.load(out)
+    vm.load(out)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_kill_on_the_way_back(folder, tmp_path, seconds, seed):
+    directory, out = tmp_path / "dir", tmp_path / "back"
+    assert run(folder, directory) == 0
+    back = [directory, out, "--to", "huggingface"]
+    code = killed([sys.executable, "-m", "convert", *back], 1.05 * seconds, seed)
+    if not out.exists():
+        assert code == -signal.SIGKILL
+        assert run(*back) == 0
+    wanted = load_file(folder / "model.safetensors")
+    given = load_file(out / "model.safetensors")
+    assert set(given) == set(wanted)
+    assert all(np.array_equal(given[name], wanted[name]) for name in wanted)
+    assert (out / "config.json").is_file()

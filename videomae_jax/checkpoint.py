@@ -88,6 +88,15 @@ def save(
         write_json(folder / "config.json", head | description.config.to_dict())
 
 
+def is_converted(directory: str | os.PathLike) -> bool:
+    """Whether the directory's config.json says that it is a converted one, of any version."""
+    try:
+        fields = json.loads((Path(directory) / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(fields, dict) and str(fields.get("format", "")).startswith("videomae_jax/")
+
+
 def load_description(directory: str | os.PathLike) -> Description:
     """Read everything but the weights.
 

@@ -161,7 +161,7 @@ def test_a_zip_of_something_else(tmp_path, capsys):
     path = tmp_path / "model.pth"
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("notes.txt", "none")
-    assert problem(capsys, path).startswith("not a readable torch file (file in archive is not in")
+    assert problem(capsys, path).startswith("not a readable torch file (an archive without")
 
 
 def test_a_torchscript_archive(tmp_path, capsys):
@@ -176,23 +176,30 @@ def test_a_torchscript_archive(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "content",
+    ("content", "found"),
     [
-        {},
-        {"epoch": 3},
-        [torch.zeros(2)],
-        torch.zeros(2),
-        {"model": {}},
-        {"model": {"epoch": 3}},
-        "text",
-        None,
+        ({}, "it is empty"),
+        ({"epoch": 3}, "at its top are epoch"),
+        ([torch.zeros(2)], "it holds no entries but a list"),
+        (torch.zeros(2), "it holds no entries but a Tensor"),
+        ({"model": {}}, "at its top are model"),
+        ({"model": {"epoch": 3}, "lr": 1.0}, "at its top are lr, model"),
+        (dict.fromkeys("jihgfedcba", 1), "at its top are a, b, c, d, e, f, g, h and 2 more"),
+        ({"a\nb": 1, 7: 2}, "at its top are 'a\\nb', 7"),
+        ("text", "it holds no entries but a str"),
+        (None, "it holds no entries but a NoneType"),
+        (
+            {"model_ema": {"x": torch.zeros(2)}},
+            "at its top are model_ema; --weights ema takes model_ema",
+        ),
     ],
     ids=str,
 )
-def test_a_file_without_weights(tmp_path, capsys, content):
+def test_a_file_without_weights(tmp_path, capsys, content, found):
     path = saved(content, tmp_path / "model.pth")
     assert problem(capsys, path) == (
-        "no tensors found, neither at the top nor under 'model' or 'module'"
+        "no tensors found, neither at the top nor under model, module, state_dict, "
+        f"model_state_dict; {found}"
     )
 
 
