@@ -115,7 +115,7 @@ def _network(findings: Findings) -> dict[str, Any]:
     return {
         "architecture": network.architecture,
         "parameters": count,
-        "nearest_variant": _nearest_variant(network.architecture, config),
+        "nearest_variant": nearest_variant(network.architecture, config),
         "heads": config.num_attention_heads,
         "head_dim": config.head_dim,
         "trained_head_dim": HEAD_DIMS.get(config.hidden_size),
@@ -164,7 +164,7 @@ def _assumed(findings: Findings) -> list[str]:
     return [field for field in unseen if field not in told]
 
 
-def _nearest_variant(architecture: str, config: VideoMAEConfig) -> dict[str, Any]:
+def nearest_variant(architecture: str, config: VideoMAEConfig) -> dict[str, Any]:
     """The published size nearest to this one, and what it would count with the same head."""
 
     def blocks(sizes: VideoMAEConfig) -> float:

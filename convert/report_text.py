@@ -57,8 +57,8 @@ def _network_rows(network: Mapping[str, Any]) -> Iterable[Row]:
     )
     eps = (f"{value:g} {name}" for name, value in network["layer_norm_eps"].items())
     yield "LayerNorm eps", ", ".join(eps)
-    if network["overrides"]:
-        yield "overrides", ", ".join(f"{k}={v}" for k, v in network["overrides"].items())
+    overrides = (f"{name}={value}" for name, value in network["overrides"].items())
+    yield from _under("overrides", _folded(", ".join(overrides)))
 
 
 def _parameters(network: Mapping[str, Any]) -> str:
