@@ -38,7 +38,7 @@ class Digests:
     def __init__(self, paths: Sequence[Path]):
         self._paths = tuple(dict.fromkeys(paths))
         self._stop: list[bool] = []
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._digests: list[Future[str]] = []
 
     def __enter__(self) -> "Digests":

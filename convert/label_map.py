@@ -55,7 +55,7 @@ def take_rows(
             named.
     """
     tensors = dict(source.tensors)
-    heads = [name for name in tensors if _is_head(layout, name)]
+    heads = sorted(name for name in tensors if _is_head(layout, name))
     if not heads:
         raise ConversionError(f"{path}: {source.path} has no classes to take rows of")
     counts = {name: tensors[name].shape[0] if tensors[name].shape else 0 for name in heads}
@@ -65,8 +65,7 @@ def take_rows(
     stored = counts[heads[0]]
     if max(rows) >= stored:
         raise ConversionError(
-            f"{path}: takes row {max(rows)} counted from 0, but {heads[0]} of {source.path} has "
-            f"{stored}"
+            f"{path}: takes row {max(rows)} counted from 0, but {source.path} has {stored} classes"
         )
     for name in heads:
         tensors[name] = _with_rows(tensors[name], list(rows))
