@@ -3,12 +3,11 @@
 import copy
 import dataclasses
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
 
-from convert import audit, job
+from convert import job
 from convert.job import Request, convert
 from convert.report_text import WIDTH, as_text
 from tests.configs import TINY
@@ -21,9 +20,8 @@ from tests.folders import (
     write_original,
     write_v2_hub,
 )
+from tests.reports import SCHEMA, problems
 
-SCHEMA_FILE = Path(audit.__file__).with_name("conversion.schema.json")
-SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 SIZES = ("--image-size", "12x20", "--num-frames", 6)
 FIGURES = {
     "reference": "transformers 5.23.0, torch 2.13.0, given num_attention_heads=2",
@@ -35,13 +33,6 @@ FIGURES = {
     ],
     "agrees": True,
 }
-
-
-def problems(report):
-    """What the schema has against a report, after a way through JSON."""
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    plain = json.loads(json.dumps(report, allow_nan=False))
-    return [f"{error.json_path}: {error.message}" for error in validator.iter_errors(plain)]
 
 
 SOURCES = {

@@ -70,6 +70,7 @@ def test_it_computes_what_the_original_does(tmp_path, name):
     given = loaded.model.apply({"params": loaded.params}, clips, *masks)
     assert relative_l2(given, logits(original(name), clips, *masks)) < 2e-6
     report = loaded.conversion
+    assert problems(report) == []
     assert report["source"]["layout"] == "original"
     assert report["source"]["entry"] == "model"
     left = [entry["name"] for entry in report["source"]["ignored_entries"]]
