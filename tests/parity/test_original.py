@@ -25,6 +25,7 @@ from tests.parity.sources import (
     training_file,
     transformers_twin,
 )
+from tests.reports import problems
 
 OVERRIDES = {
     "image_size": (12, 20),
