@@ -128,7 +128,9 @@ def test_the_heads_may_be_said_at_loading(home, tmp_path):
     assert vm.load(folder, num_heads=6).config.num_attention_heads == 6
     assert run(folder, tmp_path / "out") == 0
     assert vm.load(tmp_path / "out", num_heads=6).config.head_dim == 64
-    with pytest.raises(ValueError, match="not a multiple of num_attention_heads 7"):
+    with pytest.raises(
+        ValueError, match="num_heads must divide the width of the model, 384, got 7"
+    ):
         vm.load(tmp_path / "out", num_heads=7)
 
 

@@ -83,7 +83,8 @@ def test_what_reads_as_an_id(tmp_path, monkeypatch, source, wanted):
 def by_hand(revision="main"):
     return (
         f"; or download config.json, preprocessor_config.json and model.safetensors from "
-        f"https://huggingface.co/{ID}/tree/{revision} into a folder and give that"
+        f"https://huggingface.co/{ID}/tree/{revision} into a folder and give that: "
+        f"python -m convert FOLDER OUT"
     )
 
 
@@ -91,8 +92,8 @@ def test_what_is_not_cached_offline_says_what_to_download(cache, tmp_path, capsy
     cache.mkdir()
     (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
     assert problem == (
-        f"{ID}: no path here, and on the hub it is out of reach, and not in the cache here"
-        f"{by_hand()}"
+        f"{ID}: no path here, and on the hub it is out of reach (HF_HUB_OFFLINE is set), and not "
+        f"whole in the cache here{by_hand()}"
     )
     (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out", "--revision", "v2")
     assert problem.endswith(by_hand("v2"))
@@ -160,7 +161,7 @@ def repository(tmp_path, monkeypatch):
         asked = []
         folder = tmp_path / COMMIT
 
-        def download(repo_id, *, revision, allow_patterns):
+        def download(repo_id, *, revision, allow_patterns, tqdm_class):
             asked.append(set(allow_patterns))
             folder.mkdir(exist_ok=True)
             for name in names:
