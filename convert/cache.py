@@ -28,7 +28,7 @@ from videomae_jax import checkpoint
 
 logger = logging.getLogger(__name__)
 
-MEND = "set XDG_CACHE_HOME to another folder, or convert with python -m convert SOURCE OUT and load that"
+MEND = "set XDG_CACHE_HOME to another folder, or convert with python -m convert SOURCE OUT"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
