@@ -3,6 +3,7 @@
     python -m convert SOURCE            print what was found, write nothing
     python -m convert SOURCE OUT        convert
     python -m convert SOURCE OUT --verify
+    python -m convert ORG/NAME OUT      download from the Hugging Face hub and convert
     python -m convert DIR OUT --to huggingface
     python -m convert DIR OUT.pth --to original
 
@@ -65,7 +66,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", type=Path, help="a folder or a weight file")
+    parser.add_argument("source", metavar="SOURCE", help="a folder, a weight file, or a hub id")
     parser.add_argument(
         "out", metavar="OUT", type=Path, nargs="?", help="a new directory; none: only report"
     )
@@ -77,6 +78,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="class names, one a line, for .pth files"
     )
+    parser.add_argument("--revision", metavar="R", help="of a hub id: a branch, tag or commit")
     parser.add_argument("--num-heads", type=int, metavar="N", help="attention heads")
     parser.add_argument("--decoder-num-heads", type=int, metavar="N", help="of the decoder")
     parser.add_argument(
@@ -112,7 +114,7 @@ def refuse_with_to(parser: argparse.ArgumentParser, options: argparse.Namespace)
     """What has no meaning on the way back is an error, not passed over."""
     if options.out is None:
         parser.error(f"--to {options.to} needs OUT")
-    for name in ("labels", "label_map", "weights", *OVERRIDES.values()):
+    for name in ("labels", "label_map", "weights", "revision", *OVERRIDES.values()):
         if getattr(options, name) is not None:
             option = name.replace("_", "-")
             parser.error(f"--{option} is of no use with --to: convert anew with it first")
@@ -120,21 +122,29 @@ def refuse_with_to(parser: argparse.ArgumentParser, options: argparse.Namespace)
 
 def run(options: argparse.Namespace) -> None:
     """Convert as asked and print the report."""
-    from convert import job, report_text, verify
-    from videomae_jax import checkpoint
+    from convert import hub, job, report_text, verify
+    from convert.errors import ConversionError
+    from videomae_jax.writing import refuse_existing
 
     if options.out is not None:
-        checkpoint.refuse_existing(options.out)
+        refuse_existing(options.out)
     if options.verify:
         verify.import_reference()
+    snapshot = None
+    if hub.is_hub_id(options.source):
+        snapshot = hub.fetch(options.source, revision=options.revision)
+    elif options.revision is not None:
+        raise ConversionError(f"{options.source} is a path: --revision is for ids on the hub")
     request = job.Request(
         overrides=overrides(options),
         labels=options.labels,
         label_map=options.label_map,
         weights=options.weights or "model",
         dtype=options.dtype or "float32",
+        snapshot=snapshot,
     )
-    conversion = job.convert(options.source, request, progress=progress_bar)
+    source = Path(options.source) if snapshot is None else snapshot.folder
+    conversion = job.convert(source, request, progress=progress_bar)
     print(report_text.as_text(conversion.description.conversion), flush=True)
     source, network, model = conversion.source, conversion.network, conversion.model
 
@@ -155,9 +165,9 @@ def run(options: argparse.Namespace) -> None:
 def run_back(options: argparse.Namespace) -> None:
     """Write a PyTorch checkpoint as asked and print what is in it."""
     from convert import back, verify
-    from videomae_jax import checkpoint
+    from videomae_jax.writing import refuse_existing
 
-    checkpoint.refuse_existing(options.out)
+    refuse_existing(options.out)
     if options.verify:
         verify.import_reference()
     export = back.read(options.source, options.to, dtype=options.dtype)

@@ -15,6 +15,7 @@ import numpy as np
 
 import videomae_jax
 from convert.cautions import cautions
+from convert.hub import Snapshot
 from convert.recognize import Network
 from convert.settings import HEAD_DIMS, POSITIONS
 from convert.source import Source
@@ -79,7 +80,7 @@ def report(findings: Findings) -> dict[str, Any]:
         "format": REPORT_FORMAT,
         "source": {
             "path": str(source.path),
-            "hub": None,
+            "hub": _hub(findings.request.snapshot),
             "files": list(findings.files),
             "layout": findings.network.layout.name,
             "entry": source.entry,
@@ -106,6 +107,10 @@ def _why_left(name: str, source: Source) -> str:
         return "averaged weights; --weights ema takes them"
     found = (reason for pattern, reason in BESIDE if re.match(pattern, name, re.IGNORECASE))
     return next(found, NOT_WEIGHTS)
+
+
+def _hub(snapshot: Snapshot | None) -> dict[str, str] | None:
+    return {"id": snapshot.repo_id, "revision": snapshot.revision} if snapshot else None
 
 
 def _network(findings: Findings) -> dict[str, Any]:

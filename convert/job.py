@@ -10,6 +10,7 @@ from convert import audit
 from convert.classes import class_names
 from convert.digests import Digests, digest_files
 from convert.errors import ConversionError
+from convert.hub import Snapshot
 from convert.json_file import read_json
 from convert.label_map import read_label_map, take_rows
 from convert.layouts import Layout
@@ -28,7 +29,8 @@ class Request:
     """What a user asks for beside the source itself.
 
     `overrides` are config fields by name, `labels` a file of class names, one a line, `label_map`
-    one of the rows of the head to take, `weights` "model" or "ema", `dtype` the parameters'.
+    one of the rows of the head to take, `weights` "model" or "ema", `dtype` the parameters',
+    `snapshot` what of the hub the source is.
     """
 
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -36,6 +38,7 @@ class Request:
     label_map: Path | None = None
     weights: Choice = "model"
     dtype: str = "float32"
+    snapshot: Snapshot | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,7 @@ def convert(
     request = Request() if request is None else request
     opened = open_source(source, weights=request.weights)
     layout = find_layout(opened)
-    with Digests(_files_read(opened, layout, request)) as digests:
+    with Digests(files_read(opened, layout, request)) as digests:
         overrides, rows, stored = dict(request.overrides), None, None
         if request.label_map is not None:
             rows = read_label_map(request.label_map)
@@ -101,7 +104,8 @@ def convert(
     )
 
 
-def _files_read(source: Source, layout: Layout, request: Request) -> list[Path]:
+def files_read(source: Source, layout: Layout, request: Request) -> list[Path]:
+    """Every file that a conversion reads."""
     beside = (*source.files[0].parent.glob("*.index.json"),) if len(source.files) > 1 else ()
     settings = [request.labels, request.label_map]
     if layout.settings:

@@ -21,8 +21,7 @@ from videomae_jax.config import VideoMAEConfig
 
 # Names of any layout -> of a `state_dict` of transformers 5, without "videomae.".
 RENAMES = (
-    (r"^(module\.|_orig_mod\.|backbone\.|model\.)+", ""),
-    (r"^encoder\.(?!layer\.)", ""),
+    (r"^(module\.|_orig_mod\.|backbone\.|model\.|encoder\.(?!layer\.))+", ""),
     (r"^patch_embed\.(proj|projection)\.", "embeddings.patch_embeddings.projection."),
     (r"^blocks\.", "encoder.layer."),
     (r"^norm\.", "layernorm."),
@@ -158,7 +157,8 @@ def _set_eps(model, source: Source, network: Network) -> None:
 
     eps = ORIGINAL_EPS
     if network.layout.settings == "model_config":
-        eps = source.config["model_config"].get("layer_norm_eps") or ORIGINAL_EPS
+        said = source.config["model_config"].get("layer_norm_eps")
+        eps = ORIGINAL_EPS if said is None else said
     for module in model.modules():
         if isinstance(module, torch.nn.LayerNorm):
             module.eps = eps

@@ -101,12 +101,7 @@ def from_model_config(
     """
     refuse_unknown(content, MODEL_CONFIG_FIELDS, what="model_config")
     said = {name: value for name, value in content.items() if value is not None}
-    if "qk_scale" in said:
-        raise ValueError(f"model_config has qk_scale {said['qk_scale']!r}, which is not supported")
-    if said.get("norm_layer", "nn.LayerNorm") not in ("nn.LayerNorm", "LayerNorm"):
-        raise ValueError(
-            f"model_config norm_layer must be nn.LayerNorm, got {said['norm_layer']!r}"
-        )
+    _refuse_unsupported(said)
     heads = {"num_attention_heads": said["num_heads"]} if "num_heads" in said else {}
     fields = shape_fields(Shapes(layout, tensors), heads | dict(overrides))
     _refuse_contradictions(said, fields)
@@ -118,6 +113,7 @@ def from_model_config(
         ("num_frames", "num_frames"),
         ("drop_rate", "hidden_dropout_prob"),
         ("attn_drop_rate", "attention_probs_dropout_prob"),
+        ("init_values", "layer_scale_init_value"),
     ):
         if name in said:
             fields[field] = said[name]
@@ -177,26 +173,41 @@ def _image_size(positions: Tensor, fields: Mapping[str, Any]) -> tuple[int, int]
     defaults = VideoMAEConfig()
     frames = fields.get("num_frames", defaults.num_frames)
     count = positions.shape[-2] if len(positions.shape) > 1 else 0
-    times = frames // fields["tubelet_size"]
-    side = math.isqrt(count // times) if times else 0
+    tubelet = fields["tubelet_size"]
+    times = frames // tubelet if tubelet else 0
+    side = math.isqrt(count // times) if times > 0 else 0
     if not side or side * side * times != count:
         raise ValueError(
             f"{count} positions are no square frames of {frames} frames in tubelets of "
-            f"{fields['tubelet_size']}; say --image-size HxW and --num-frames T"
+            f"{tubelet}; say --image-size HxW and --num-frames T"
         )
     height, width = fields["patch_size"]
     return side * height, side * width
 
 
+def _refuse_unsupported(said: Mapping[str, Any]) -> None:
+    if "qk_scale" in said:
+        raise ValueError(f"model_config has qk_scale {said['qk_scale']!r}, which is not supported")
+    if said.get("norm_layer", "nn.LayerNorm") not in ("nn.LayerNorm", "LayerNorm"):
+        raise ValueError(
+            f"model_config norm_layer must be nn.LayerNorm, got {said['norm_layer']!r}"
+        )
+    # The frames have two names.
+    frames, same = said.get("num_frames"), said.get("all_frames")
+    if frames is not None and same is not None and frames != same:
+        raise ValueError(f"model_config has all_frames {same!r} and num_frames {frames!r}")
+
+
 def _refuse_contradictions(said: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     width, mlp = fields["hidden_size"], fields["intermediate_size"]
     height, patch_width = fields["patch_size"]
+    square = height == patch_width and not isinstance(said.get("patch_size"), list)
     found = {
         "embed_dim": width,
         "depth": fields["num_hidden_layers"],
         "in_chans": fields["num_channels"],
         "tubelet_size": fields["tubelet_size"],
-        "patch_size": height if height == patch_width else [height, patch_width],
+        "patch_size": height if square else [height, patch_width],
         "qkv_bias": fields["qkv_bias"],
         "use_mean_pooling": fields["use_mean_pooling"],
         "num_classes": fields["num_labels"],
@@ -206,6 +217,11 @@ def _refuse_contradictions(said: Mapping[str, Any], fields: Mapping[str, Any]) -
     for name, value in found.items():
         if name in said and said[name] != value:
             raise ValueError(f"model_config has {name} {said[name]!r}, the tensors say {value!r}")
+    scaled = bool(fields["layer_scale_init_value"])
+    start = said.get("init_values")
+    if start is not None and bool(start) != scaled:
+        what = "hold a layer scale" if scaled else "hold no layer scale"
+        raise ValueError(f"model_config has init_values {start!r}, the tensors {what}")
     ratio = said.get("mlp_ratio")
     # The giant's is 48 / 11, in as many digits as somebody wrote.
     if ratio is not None and not (_is_number(ratio) and abs(width * ratio - mlp) < 1):

@@ -19,6 +19,8 @@ WEIGHT_FILES = (
     # DeepSpeed's, in the folder of a step.
     "mp_rank_00_model_states.pt",
 )
+# What file systems allow.
+MOST_NAME_BYTES = 255
 PREPROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -114,8 +116,13 @@ def _shards(index: Path) -> tuple[Path, ...]:
         raise ConversionError(f"{index}: is {what}, no weights; give its folder: {index.parent}")
     if not isinstance(weight_map, dict) or not weight_map:
         raise ConversionError(f"{index}: has no weight_map")
-    names = sorted({str(name) for name in weight_map.values()})
+    for name in weight_map.values():
+        plain = isinstance(name, str) and name.isprintable()
+        if not plain or len(name.encode()) > MOST_NAME_BYTES:
+            raise ConversionError(f"{index}: names {str(name)[:80]!r}, which is no name of a file")
+    names = sorted(set(weight_map.values()))
     for name in names:
+        # Names only: where a link of the hub's cache leads is not asked.
         if Path(name).name != name:
             raise ConversionError(f"{index}: names {name!r}, which is outside its folder")
     missing = [name for name in names if not (index.parent / name).is_file()]

@@ -154,7 +154,10 @@ def _unfit(
         # A stand-in without memory behind it: only the shape is asked for.
         given = rule.change(np.broadcast_to(np.float32(0), tensor.shape)).shape
     except (ValueError, IndexError):
-        given = tensor.shape
+        return (
+            "wrong shape",
+            f" {list(tensor.shape)} can't be {_describe(path, part)} {list(wanted)}",
+        )
     if given != wanted:
         rest = f" makes {list(given)}, {_describe(path, part)} is {list(wanted)}"
         return "wrong shape", f" {list(tensor.shape)}{rest}"

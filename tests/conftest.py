@@ -11,7 +11,16 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 import hypothesis
+import pytest
 
 # The same examples every time, and no deadline: a compile or a busy machine is no failure.
 hypothesis.settings.register_profile("videomae_jax", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("videomae_jax")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Nothing is kept in the user's cache, nor found there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # A file or folder of videomae_jax imports from strictly higher rows of this table only.
 LAYERS = (
-    ("activations", "command", "containers", "fields", "labels", "resizing", "sampling"),
+    ("activations", "command", "containers", "fields", "labels", "resizing", "sampling", "writing"),
     ("attention", "config", "processing", "video"),
     ("layers", "masking", "tokens"),
     ("checkpoint", "losses", "model"),
@@ -24,6 +24,8 @@ FORBIDDEN = {
     "convert": {"tpu"},
     "tpu": {"convert"},
 }
+# The one door: what a user hands over unconverted.
+ALLOWED = {("videomae_jax", "inference", "convert.cache")}
 VAGUE_NAMES = {"common", "helpers", "misc", "utils"}
 MAX_LINES = 350
 
@@ -65,6 +67,8 @@ def breach(package: str, room: str, target: str) -> str | None:
     if target.startswith("."):
         return "relative import"
     top, *rest = target.split(".")
+    if (package, room, target) in ALLOWED:
+        return None
     if top in FORBIDDEN[package]:
         return f"{package} may not import {top}"
     if not top == package == "videomae_jax":
@@ -95,6 +99,9 @@ def test_the_map_lists_no_file_that_is_gone():
         ("videomae_jax/config.py", "from . import labels", "relative import"),
         ("videomae_jax/model.py", "def f():\n    import convert.rules", ":2: videomae_jax may not"),
         ("videomae_jax/model.py", "if 1:\n    from torch import nn", ":2: videomae_jax may not"),
+        ("videomae_jax/model.py", "from convert import cache", ":1: videomae_jax may not import"),
+        ("videomae_jax/inference.py", "from convert import job", ":1: videomae_jax may not"),
+        ("videomae_jax/inference.py", "import convert", ":1: videomae_jax may not"),
         ("videomae_jax/attic.py", "", "has no row in LAYERS"),
         ("videomae_jax/attic/room.py", "", "has no row in LAYERS"),
         ("convert/rules.py", "import tpu.reader", "convert may not import tpu"),
@@ -118,6 +125,7 @@ def test_a_breach_is_found(tmp_path, file, text, complaint):
         ("videomae_jax/config.py", "from videomae_jax.labels import Labels"),
         ("videomae_jax/__init__.py", "from videomae_jax.inference import load"),
         ("videomae_jax/__main__.py", "import videomae_jax as vm"),
+        ("videomae_jax/inference.py", "def f():\n    from convert import cache"),
         ("convert/rules.py", "import torch\nfrom videomae_jax.checkpoint import save"),
         ("examples/quickstart/clip.py", "import convert, tpu, torch"),
     ],

@@ -6,7 +6,7 @@ import pytest
 
 from tests.configs import TINY
 from videomae_jax.config import VARIANTS, VideoMAEConfig
-from videomae_jax.model import VideoClassifier, abstract_params
+from videomae_jax.model import VideoClassifier, VideoPretrainer, abstract_params
 from videomae_jax.tokens import sinusoid_table
 
 # What a published config.json looks like: transformers 4 wrote it.
@@ -58,6 +58,46 @@ def test_variants_have_the_published_sizes(name, parameters, heads, head_dim):
     assert (config.num_attention_heads, config.head_dim) == (heads, head_dim)
     assert config.num_tokens == 8 * 14 * 14
     assert config.tubelet_pixels == 2 * 16 * 16 * 3
+
+
+def test_a_giant_counts_what_hand_arithmetic_does():
+    config = VARIANTS["giant"]
+    assert (config.head_dim, config.num_tokens, config.tubelet_pixels) == (88, 2048, 1176)
+    width, mlp, labels = 1408, 6144, 400
+    block = (
+        *(2 * width, width * 3 * width, 2 * width, width * width + width),
+        *(2 * width, width * mlp + mlp, mlp * width + width),
+    )
+    encoder = 1176 * width + width + 40 * sum(block)
+    head = 2 * width + labels * width + labels
+    assert encoder + head == 1_012_174_352
+    assert _count(VideoClassifier(config)) == encoder + head
+    decoder_block = (
+        *(2 * 512, 512 * 3 * 512, 2 * 512, 512 * 512 + 512),
+        *(2 * 512, 512 * 2048 + 2048, 2048 * 512 + 512),
+    )
+    # The bridge, the mask token, the blocks, the norm and the head.
+    decoder = width * 512 + 512 + 4 * sum(decoder_block) + 2 * 512 + 512 * 1176 + 1176
+    pretrainer = VideoPretrainer(dataclasses.replace(config, use_mean_pooling=False))
+    assert _count(pretrainer) == encoder + 2 * width + decoder
+
+
+@pytest.mark.parametrize(
+    ("option", "added", "added_to_the_decoder"),
+    [
+        # A factor for each head of each layer.
+        ({"cos_attn": True}, 12 * 6, 4 * 3),
+        # Two factors for each column of each layer.
+        ({"layer_scale_init_value": 0.1}, 12 * 2 * 384, 4 * 2 * 192),
+        # A row for each token; the decoder's are computed always.
+        ({"use_learnable_pos_emb": True}, 1568 * 384, 0),
+    ],
+)
+def test_options_count_what_hand_arithmetic_does(option, added, added_to_the_decoder):
+    for model, more in ((VideoClassifier, added), (VideoPretrainer, added + added_to_the_decoder)):
+        small = VARIANTS["small"]
+        with_option = dataclasses.replace(small, **option)
+        assert _count(model(with_option)) - _count(model(small)) == more
 
 
 def test_a_published_config_is_read():
@@ -150,6 +190,10 @@ def test_other_sizes_leave_the_parameters_alone():
     ]
     assert shapes[0] == shapes[1]
     assert sinusoid_table(longer.num_tokens, 24).shape == (4 * 4 * 6, 24)
+
+
+def _count(model):
+    return sum(int(np.prod(leaf.shape)) for leaf in _leaves(abstract_params(model)))
 
 
 def _leaves(tree):

@@ -17,11 +17,18 @@ from videomae_jax.model import VideoClassifier, VideoEncoder, VideoPretrainer, a
 
 FOLDER = Path(__file__).parent / "golden"
 SMALL = VARIANTS["small"]
+# All that the original code and VideoMAE V2 can add to a network.
+OPTIONS = {"cos_attn": True, "layer_scale_init_value": 0.1, "use_learnable_pos_emb": True}
 MODELS = {
     "small_classifier": VideoClassifier(SMALL),
     # As published: the encoder of a pre-training model ends with a norm.
     "small_pretrainer": VideoPretrainer(dataclasses.replace(SMALL, use_mean_pooling=False)),
     "small_encoder": VideoEncoder(SMALL),
+    "small_classifier_options": VideoClassifier(dataclasses.replace(SMALL, **OPTIONS)),
+    "small_pretrainer_options": VideoPretrainer(
+        dataclasses.replace(SMALL, use_mean_pooling=False, **OPTIONS)
+    ),
+    "giant_classifier": VideoClassifier(VARIANTS["giant"]),
 }
 
 
@@ -33,6 +40,19 @@ def tree_of(name: str) -> dict[str, str]:
 @pytest.mark.parametrize("name", MODELS)
 def test_the_tree_is_the_frozen_one(name):
     assert tree_of(name) == json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("kind", ["classifier", "pretrainer"])
+def test_options_only_add(kind):
+    plain, wide = tree_of(f"small_{kind}"), tree_of(f"small_{kind}_options")
+    assert plain.items() <= wide.items()
+    added = {path.rpartition("layers/")[2] for path in set(wide) - set(plain)}
+    assert added == {
+        "attention/logit_scale",
+        "scale_1/gamma",
+        "scale_2/gamma",
+        "encoder/pos_embed",
+    }
 
 
 def test_every_frozen_tree_is_tested():

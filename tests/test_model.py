@@ -9,6 +9,7 @@ import pytest
 from tests.configs import TINY, random_clips, random_params
 from videomae_jax.masking import tube_mask
 from videomae_jax.model import VideoClassifier, VideoEncoder, VideoPretrainer, abstract_params
+from videomae_jax.tokens import sinusoid_table
 
 CLIPS = random_clips(TINY)
 MASK = np.asarray(tube_mask(jax.random.key(1), TINY, batch=2, ratio=0.6))
@@ -191,3 +192,90 @@ def test_fresh_weights_have_the_deviation_the_config_says():
 def test_an_empty_batch_has_no_predictions():
     model = VideoClassifier(TINY)
     assert model.apply(variables(model), CLIPS[:0]).shape == (0, 7)
+
+
+# --- options of the original code and VideoMAE V2
+
+OPTIONS = {"cos_attn": True, "layer_scale_init_value": 0.1, "use_learnable_pos_emb": True}
+WIDE = dataclasses.replace(TINY, **OPTIONS)
+
+
+def test_fresh_options_start_as_the_config_says():
+    params = VideoClassifier(WIDE).init(jax.random.key(0), CLIPS)["params"]["encoder"]
+    layers = params["layers"]
+    np.testing.assert_allclose(layers["attention"]["logit_scale"], np.full((3, 2), np.log(10)))
+    for branch in ("scale_1", "scale_2"):
+        np.testing.assert_allclose(layers[branch]["gamma"], np.full((3, 24), 0.1))
+    assert np.std(params["pos_embed"]) == pytest.approx(0.02, rel=0.1)
+
+
+def test_learnt_positions_take_the_place_of_the_sinusoids():
+    plain, model = (
+        VideoEncoder(TINY),
+        VideoEncoder(dataclasses.replace(TINY, use_learnable_pos_emb=True)),
+    )
+    weights = variables(plain)
+    table = sinusoid_table(TOKENS, 24)
+    learnt = {"params": weights["params"] | {"pos_embed": table}}
+    np.testing.assert_array_equal(model.apply(learnt, CLIPS), plain.apply(weights, CLIPS))
+    other = {"params": weights["params"] | {"pos_embed": table[::-1]}}
+    assert np.abs(model.apply(other, CLIPS) - plain.apply(weights, CLIPS)).max() > 1e-3
+
+
+def test_visible_tokens_have_their_own_learnt_positions():
+    model = VideoEncoder(dataclasses.replace(TINY, use_learnable_pos_emb=True))
+    weights = variables(model)
+    visible = jnp.array([[3, 17, 44], [0, 1, 2]])
+    everything = model.apply(weights, CLIPS, method="embed")
+    given = model.apply(weights, CLIPS, visible, method="embed")
+    wanted = np.stack([row[chosen] for row, chosen in zip(everything, visible, strict=True)])
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
+
+
+def test_layer_scale_is_a_factor_on_the_last_product_of_each_branch():
+    plain = VideoEncoder(TINY)
+    scaled = VideoEncoder(dataclasses.replace(TINY, layer_scale_init_value=0.1))
+    weights = variables(scaled)
+    folded = jax.tree.map(np.copy, weights["params"])
+    for scale, branch in (("scale_1", ("attention", "proj")), ("scale_2", ("mlp", "fc2"))):
+        gamma = folded["layers"].pop(scale)["gamma"]
+        dense = folded["layers"][branch[0]][branch[1]]
+        dense["kernel"] *= gamma[:, None, :]
+        dense["bias"] *= gamma
+    np.testing.assert_allclose(
+        scaled.apply(weights, CLIPS), plain.apply({"params": folded}, CLIPS), rtol=0, atol=5e-6
+    )
+
+
+def test_all_options_at_once_in_every_call():
+    pretrainer, classifier = VideoPretrainer(WIDE), VideoClassifier(WIDE)
+    weights = variables(pretrainer)
+    assert pretrainer.apply(weights, CLIPS, MASK).shape == (2, MASKED, 96)
+    weights = variables(classifier)
+    maps = classifier.apply(weights, CLIPS, method="attention_maps")
+    np.testing.assert_allclose(maps.sum(-1), 1.0, rtol=0, atol=1e-6)
+    # Not what the plain attention would attend to.
+    plain = VideoClassifier(dataclasses.replace(WIDE, cos_attn=False))
+    assert np.abs(plain.apply(weights, CLIPS, method="attention_maps") - maps).max() > 1e-3
+    states = classifier.apply(weights, CLIPS, method="hidden_states")
+    tokens = classifier.apply(weights, states[-1], method="pool")
+    assert tokens.shape == (2, 24)
+
+
+def test_options_have_gradients():
+    model = VideoClassifier(WIDE)
+    weights = variables(model)
+
+    def loss(params):
+        return (model.apply({"params": params}, CLIPS) ** 2).sum()
+
+    gradients = jax.grad(loss)(weights["params"])["encoder"]
+    layers = gradients["layers"]
+    for leaf in (
+        gradients["pos_embed"],
+        layers["attention"]["logit_scale"],
+        layers["scale_1"]["gamma"],
+        layers["scale_2"]["gamma"],
+    ):
+        assert np.isfinite(leaf).all()
+        assert np.all(leaf != 0)

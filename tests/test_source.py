@@ -161,7 +161,9 @@ def test_a_shard_outside_the_folder(folder, name):
     assert problem(folder).endswith(f"index.json: names {name!r}, which is outside its folder")
 
 
-@pytest.mark.parametrize("name", [".", "..", "", "a\0b", 5, None, ["a"], {"a": 1}])
+@pytest.mark.parametrize(
+    "name", [".", "..", "", "a\0b", "a\nb", "\ud800", "é" * 1000, 5, None, ["a"], {"a": 1}]
+)
 def test_a_shard_name_that_is_no_file(folder, name):
     write_index(folder, shard(folder) | {"x": name})
     assert "model.safetensors.index.json: " in problem(folder)

@@ -1,11 +1,12 @@
 """The `videomae` command: parse, call one function, print.
 
 Usage:
-    videomae classify CLIP... --model DIR [--top-k 5] [--json]
+    videomae classify CLIP... --model DIR|ID [--top-k 5] [--json]
 """
 
 import argparse
 import json
+import logging
 import sys
 
 from videomae_jax.command import OneLineParser, fail, run_quietly
@@ -35,7 +36,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     command.add_argument("clips", nargs="+", metavar="CLIP", help="a video file")
     command.add_argument(
-        "--model", required=True, metavar="DIR", help="a directory that `python -m convert` wrote"
+        "--model",
+        required=True,
+        metavar="DIR|ID",
+        help="a directory that `python -m convert` wrote; or a checkpoint for PyTorch (an id on "
+        "the Hugging Face hub, a folder, a file), converted on first use",
+    )
+    command.add_argument("--revision", metavar="R", help="of an id: a branch, tag or commit")
+    command.add_argument(
+        "--num-heads", type=int, metavar="N", help="attention heads, against what the config says"
     )
     command.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="classes to print (default: 5)"
@@ -68,7 +77,8 @@ def classify_files(options: argparse.Namespace) -> int:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
     import videomae_jax as vm
 
-    checkpoint = vm.load(options.model)
+    say_what_is_converted()
+    checkpoint = vm.load(options.model, revision=options.revision, num_heads=options.num_heads)
     code = 0
     for path in options.clips:
         try:
@@ -87,6 +97,24 @@ def classify_files(options: argparse.Namespace) -> int:
         else:
             print(as_text(path, predictions), flush=True)
     return code
+
+
+def say_what_is_converted() -> None:
+    """Show what the conversion of a checkpoint logs, warnings as such, on stderr."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("videomae: %(message)s"))
+    handler.addFilter(name_warnings)
+    logger = logging.getLogger("convert")
+    if not logger.handlers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+def name_warnings(record: logging.LogRecord) -> bool:
+    """Begin a warning with that word; every record passes."""
+    if record.levelno >= logging.WARNING and not str(record.msg).startswith("warning: "):
+        record.msg = f"warning: {record.msg}"
+    return True
 
 
 def as_json(path: str, model: str, predictions: list) -> str:

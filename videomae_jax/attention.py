@@ -67,7 +67,9 @@ def _softmax_scores(
 
 
 def _unit_length(vectors: Float[Array, "B L N K"]) -> Float[Array, "B L N K"]:
-    squares = jnp.sum(vectors**2, axis=-1, keepdims=True)
+    # In float16 a square of 256 is infinite, and 1e-24 is 0.
+    wide = vectors.astype(jnp.float32)
+    squares = jnp.sum(wide**2, axis=-1, keepdims=True)
     # torch's normalize divides by no less than 1e-12; so much under the root keeps the gradient of
     # a zero vector finite.
-    return vectors / jnp.sqrt(jnp.maximum(squares, 1e-24))
+    return (wide / jnp.sqrt(jnp.maximum(squares, 1e-24))).astype(vectors.dtype)

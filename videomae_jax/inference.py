@@ -12,7 +12,13 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
-from videomae_jax.checkpoint import CheckpointError, Params, load_description, load_params
+from videomae_jax.checkpoint import (
+    CheckpointError,
+    Params,
+    is_converted,
+    load_description,
+    load_params,
+)
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels, Prediction
 from videomae_jax.model import ARCHITECTURES, VideoClassifier, VideoModel, abstract_params
@@ -35,28 +41,75 @@ class Checkpoint:
     conversion: Mapping[str, Any] = dataclasses.field(repr=False)
 
 
-def load(directory: str | os.PathLike) -> Checkpoint:
-    """Load a converted directory, its weights on the default device.
+def load(
+    source: str | os.PathLike, *, revision: str | None = None, num_heads: int | None = None
+) -> Checkpoint:
+    """Load a checkpoint, its weights on the default device.
+
+    Args:
+        source: a directory that `python -m convert` wrote; or what that reads (an id on the
+            Hugging Face hub, a folder, a `.pth` file), which is converted on first use and kept in
+            the user's cache.
+        revision: of an id on the hub: a branch, tag or commit.
+        num_heads: attention heads in place of those that the config says. Their number changes no
+            weight's shape; the published config of the small models says 16 where they were
+            trained with 6 (see the README).
 
     Raises:
-        CheckpointError: (a ValueError) if it is missing, incomplete, damaged or not converted; one
-            line that names it and the mend.
+        CheckpointError: (a ValueError) if it is missing, incomplete, damaged or can't be
+            converted; what it says names it and the mend.
     """
+    if is_converted(source) or not _is_source(source):
+        if revision is not None:
+            raise CheckpointError(f"{source} is a path: revision is for ids on the hub")
+        return _load_directory(Path(source), num_heads)
+    directory = _converted(source, revision)
+    try:
+        return _load_directory(directory, num_heads)
+    except CheckpointError:
+        # Damaged in the cache, where nobody but this package has anything to lose.
+        _cache().forget(directory)
+        return _load_directory(_converted(source, revision), num_heads)
+
+
+def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
     description = load_description(directory)
     if description.architecture not in ARCHITECTURES:
         raise CheckpointError(
-            f"{Path(directory) / 'config.json'}: unknown architecture "
+            f"{directory / 'config.json'}: unknown architecture "
             f"{description.architecture!r}; one of: {', '.join(ARCHITECTURES)}"
         )
-    model = ARCHITECTURES[description.architecture](description.config)
+    config = description.config
+    if num_heads is not None:
+        config = dataclasses.replace(config, num_attention_heads=num_heads)
+    model = ARCHITECTURES[description.architecture](config)
     return Checkpoint(
         model=model,
         params=load_params(directory, abstract_params(model, description.dtype)),
-        config=description.config,
+        config=config,
         labels=description.labels,
         preprocess=description.preprocess,
         conversion=description.conversion,
     )
+
+
+def _cache():
+    """The one door to `convert`: opened when a user hands over what isn't converted yet."""
+    from convert import cache
+
+    return cache
+
+
+def _is_source(source: str | os.PathLike) -> bool:
+    return _cache().is_source(source)
+
+
+def _converted(source: str | os.PathLike, revision: str | None) -> Path:
+    try:
+        return _cache().converted(source, revision=revision)
+    # A ConversionError, whose text may be several problems; or a full disk.
+    except (ValueError, OSError) as error:
+        raise CheckpointError(str(error)) from error
 
 
 def classify(

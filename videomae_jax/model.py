@@ -130,7 +130,7 @@ class VideoEncoder(nn.Module):
 
     def _positions(self) -> Float[Array, "L D"]:
         if self.config.use_learnable_pos_emb:
-            return self.pos_embed
+            return jnp.asarray(self.pos_embed)
         return jnp.asarray(sinusoid_table(self.config.num_tokens, self.config.hidden_size))
 
     def _run(self, x: Array, step: Callable[[Block, Array], Any]) -> tuple[Array, Any]:

@@ -1,8 +1,4 @@
-"""Checkpoint files as PyTorch code writes them, and the original model in plain torch.
-
-The original model is written here from its description alone (shared names, sizes, eps, the order
-of operations), so that it stands beside transformers' as a second reference.
-"""
+"""Checkpoint files as PyTorch code writes them, and the tiny models whose weights they hold."""
 
 import argparse
 import json
@@ -15,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from tests.parity.original import Original, OriginalPretrainer
 from tests.parity.reference import TINY, build, roughen
 from videomae_jax.model import VideoClassifier, VideoEncoder, VideoPretrainer
 
-EPS = 1e-6
 SIZES = ["--image-size", "12x20", "--num-frames", "8"]
 HEADS = ["--num-heads", "6", "--decoder-num-heads", "2"]
 
@@ -76,166 +72,32 @@ def published_names(model, *, new_biases: bool = False) -> dict[str, torch.Tenso
     }
 
 
-class Attention(nn.Module):
-    """Fused q, k, v, with biases of their own for q and v."""
-
-    def __init__(self, width: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.q_bias = nn.Parameter(torch.zeros(width))
-        self.v_bias = nn.Parameter(torch.zeros(width))
-        self.proj = nn.Linear(width, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        batch, length, width = x.shape
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        q, k, v = (self.qkv(x) + bias).view(batch, length, 3, self.heads, -1).unbind(2)
-        scores = torch.einsum("blnk,bmnk->bnlm", q, k) / math.sqrt(width / self.heads)
-        mixed = torch.einsum("bnlm,bmnk->blnk", scores.softmax(-1), v)
-        return self.proj(mixed.reshape(batch, length, width))
-
-
-class Mlp(nn.Module):
-    """Two layers and the exact GELU."""
-
-    def __init__(self, width: int, hidden: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, hidden)
-        self.fc2 = nn.Linear(hidden, width)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(nn.functional.gelu(self.fc1(x)))
-
-
-class Block(nn.Module):
-    """Norm before, residual around."""
-
-    def __init__(self, width: int, heads: int, hidden: int):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPS)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=EPS)
-        self.mlp = Mlp(width, hidden)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
-
-
-def positions(length: int, width: int) -> torch.Tensor:
-    """The sinusoid table, in float64 and then float32."""
-    rows = [
-        [
-            (math.cos if j % 2 else math.sin)(position / 10000 ** (2 * (j // 2) / width))
-            for j in range(width)
-        ]
-        for position in range(length)
-    ]
-    return torch.tensor(rows, dtype=torch.float64).float()
-
-
-class PatchEmbed(nn.Module):
-    """A 3-D convolution with its kernel as stride."""
-
-    def __init__(self, width: int, tubelet: tuple[int, int, int], channels: int = 3):
-        super().__init__()
-        self.proj = nn.Conv3d(channels, width, tubelet, tubelet)
-
-    def forward(self, clips: torch.Tensor) -> torch.Tensor:
-        return self.proj(clips).flatten(2).transpose(1, 2)
-
-
-class Original(nn.Module):
-    """The original encoder, with `mean_pooling` or without, and its head where there are classes.
-
-    Takes clips [B, C, T, H, W]; gives logits, or tokens where `num_classes` is None.
-    """
-
-    def __init__(
-        self,
-        *,
-        width: int = 42,
-        layers: int = 3,
-        heads: int = 6,
-        hidden: int = 50,
-        tubelet: tuple[int, int, int] = (2, 4, 4),
-        num_classes: int | None = 9,
-        mean_pooling: bool = True,
-    ):
-        super().__init__()
-        self.patch_embed = PatchEmbed(width, tubelet)
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
-        self.norm = nn.Identity() if mean_pooling else nn.LayerNorm(width, eps=EPS)
-        self.mean_pooling, self.num_classes = mean_pooling, num_classes
-        if num_classes is not None:
-            self.fc_norm = nn.LayerNorm(width, eps=EPS) if mean_pooling else None
-            self.head = nn.Linear(width, num_classes)
-
-    def forward(self, clips: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.patch_embed(clips)
-        x = x + positions(*x.shape[1:])
-        if mask is not None:
-            x = x[~mask].reshape(len(x), -1, x.shape[-1])
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        if self.num_classes is None:
-            return x
-        return self.head(self.fc_norm(x.mean(1)) if self.mean_pooling else x[:, 0])
-
-
-class OriginalDecoder(nn.Module):
-    """Blocks, norm, and pixels of the hidden tokens."""
-
-    def __init__(self, width: int, layers: int, heads: int, hidden: int, pixels: int):
-        super().__init__()
-        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(layers))
-        self.norm = nn.LayerNorm(width, eps=EPS)
-        self.head = nn.Linear(width, pixels)
-
-    def forward(self, x: torch.Tensor, num_masked: int) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return self.head(self.norm(x[:, -num_masked:]))
-
-
-class OriginalPretrainer(nn.Module):
-    """The original pre-training model: clips [B, C, T, H, W], mask [B, L] -> [B, M, P]."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = Original(num_classes=None, mean_pooling=False)
-        self.encoder_to_decoder = nn.Linear(42, 22, bias=False)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, 22))
-        self.decoder = OriginalDecoder(width=22, layers=2, heads=2, hidden=26, pixels=96)
-
-    def forward(self, clips: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        tokens = self.encoder_to_decoder(self.encoder(clips, mask))
-        batch, visible, width = tokens.shape
-        table = positions(mask.shape[1], width).expand(batch, -1, -1)
-        seen = tokens + table[~mask].reshape(batch, visible, width)
-        unseen = self.mask_token + table[mask].reshape(batch, -1, width)
-        return self.decoder(torch.cat([seen, unseen], dim=1), unseen.shape[1])
-
-
 def original_model(module: nn.Module, *, seed: int = 0) -> nn.Module:
-    """A module of this file with random weights, no bias 0 and no norm scale 1."""
+    """A module of `original.py` with random weights, no bias 0 and no norm scale 1.
+
+    Factors of cosine attention lie around 10, half of them beyond 6 to 17; learnt positions are of
+    the size of the sinusoids.
+    """
     torch.manual_seed(seed)
     roughen(module)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if name.endswith("attn.scale"):
+                parameter.normal_(mean=math.log(10), std=0.75)
+            elif name.endswith("pos_embed"):
+                parameter.normal_(std=0.7)
     return module.eval()
 
 
-def transformers_twin(original: nn.Module, **fields: Any):
+def transformers_twin(original: Original | OriginalPretrainer, **fields: Any):
     """transformers' model with the same weights, copied module by module, and eps of its own.
 
     `fields` are the config's where it isn't tiny.
     """
-    pretrainer = isinstance(original, OriginalPretrainer)
-    encoder = original.encoder if pretrainer else original
-    if pretrainer:
-        model_class = VideoPretrainer
+    if isinstance(original, OriginalPretrainer):
+        encoder, model_class = original.encoder, VideoPretrainer
     else:
+        encoder = original
         model_class = VideoEncoder if encoder.num_classes is None else VideoClassifier
     twin = hugging_face_model(model_class, use_mean_pooling=encoder.mean_pooling, **fields)
     base = twin if model_class is VideoEncoder else twin.videomae
@@ -245,10 +107,10 @@ def transformers_twin(original: nn.Module, **fields: Any):
         if not encoder.mean_pooling:
             _copy(encoder.norm, base.layernorm)
         if model_class is VideoClassifier:
-            _copy(original.head, twin.classifier)
+            _copy(encoder.head, twin.classifier)
             if encoder.mean_pooling:
-                _copy(original.fc_norm, twin.fc_norm)
-        if pretrainer:
+                _copy(encoder.fc_norm, twin.fc_norm)
+        if isinstance(original, OriginalPretrainer):
             _copy(original.encoder_to_decoder, twin.encoder_to_decoder)
             twin.mask_token.copy_(original.mask_token)
             _copy_blocks(original.decoder.blocks, twin.decoder.decoder_layers)

@@ -120,6 +120,8 @@ WRAPPINGS = {
     "backbone": prefixed("backbone."),
     "compiled": prefixed("_orig_mod."),
     "encoder": prefixed("encoder."),
+    "data parallel encoder": prefixed("encoder.module."),
+    "Lightning": prefixed("model."),
 }
 
 

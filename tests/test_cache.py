@@ -1,0 +1,238 @@
+"""Checkpoints converted on first use: once for a content, by one process, whole or not at all."""
+
+import dataclasses
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import huggingface_hub
+import jax
+import numpy as np
+import pytest
+
+import videomae_jax as vm
+from convert import cache, job
+from tests.configs import TINY
+from tests.folders import run, write_folder, write_original
+from tests.hub_cache import COMMIT, write_repository
+from tests.test_convert import SMALL_WIDTH
+from videomae_jax.checkpoint import CheckpointError
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty cache of this test alone."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "videomae_jax"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_folder(tmp_path / "folder")
+
+
+def kept(home):
+    """The converted directories in the cache."""
+    return sorted(path for path in (home / "converted").iterdir() if path.is_dir())
+
+
+def test_a_folder_is_converted_once(home, folder, monkeypatch):
+    first = vm.load(folder)
+    assert first.config == TINY
+    (directory,) = kept(home)
+
+    def fail(*arguments, **options):
+        raise AssertionError("converted, or even read, twice")
+
+    monkeypatch.setattr(job, "convert", fail)
+    monkeypatch.setattr(cache, "open_source", fail)
+    second = vm.load(str(folder))
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert cache.converted(folder) == directory
+    assert second.conversion["source"]["path"] == str(folder)
+
+
+def test_the_content_is_the_key_not_the_path(home, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "copy")
+    assert cache.converted(folder) == cache.converted(tmp_path / "copy")
+    assert len(kept(home)) == 1
+
+
+@pytest.mark.parametrize("change", ["weights", "config", "preprocessor"])
+def test_another_content_is_another_directory(home, folder, tmp_path, change):
+    first = cache.converted(folder)
+    other = write_folder(tmp_path / "other", num_attention_heads=3 if change == "config" else 2)
+    if change == "preprocessor":
+        text = '{"size": {"shortest_edge": 20}, "crop_size": {"height": 12, "width": 20}}'
+        (other / "preprocessor_config.json").write_text(text)
+    if change == "weights":
+        file = other / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-4:] = np.float32(0.5).tobytes()
+        file.write_bytes(content)
+    # In the same place, too: what was remembered of that is no longer so.
+    shutil.rmtree(folder)
+    other.rename(folder)
+    assert cache.converted(folder) != first
+    assert len(kept(home)) == 2
+
+
+def test_a_weight_file_is_a_source(home, tmp_path):
+    config_of = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 1}
+    config = dataclasses.replace(TINY, image_size=(224, 224), num_frames=16, **config_of)
+    path = write_original(tmp_path / "model.safetensors", config)
+    loaded = vm.load(path)
+    assert loaded.config.num_attention_heads == 6
+    assert loaded.conversion["source"]["layout"] == "original"
+
+
+def test_an_id_is_a_source(home, folder, tmp_path, monkeypatch):
+    hub_cache = tmp_path / "hub"
+    write_repository(hub_cache, "org/tiny", folder)
+    right = huggingface_hub.snapshot_download
+    monkeypatch.setattr(
+        huggingface_hub,
+        "snapshot_download",
+        lambda *args, **options: right(*args, cache_dir=str(hub_cache), **options),
+    )
+    loaded = vm.load("org/tiny")
+    assert loaded.conversion["source"]["hub"] == {"id": "org/tiny", "revision": COMMIT}
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, vm.load(folder).params)
+    assert len(kept(home)) == 1
+    with pytest.raises(CheckpointError, match="org/tiny: no path here, and on the hub it is out"):
+        vm.load("org/tiny", revision="v2")
+
+
+def test_warnings_are_logged_when_it_is_converted_and_not_again(home, tmp_path, caplog):
+    folder = write_folder(tmp_path / "small", config=SMALL_WIDTH)
+    caplog.set_level(logging.INFO)
+    vm.load(folder)
+    texts = [record.getMessage() for record in caplog.records if record.name == "convert.cache"]
+    assert texts[0].startswith(f"converting {folder} (once; kept in {home}")
+    assert any("16 heads of 24" in text for text in texts)
+    caplog.clear()
+    vm.load(folder)
+    assert not [record for record in caplog.records if record.name == "convert.cache"]
+
+
+def test_the_heads_may_be_said_at_loading(home, tmp_path):
+    folder = write_folder(tmp_path / "small", config=SMALL_WIDTH)
+    assert vm.load(folder).config.num_attention_heads == 16
+    assert vm.load(folder, num_heads=6).config.num_attention_heads == 6
+    assert run(folder, tmp_path / "out") == 0
+    assert vm.load(tmp_path / "out", num_heads=6).config.head_dim == 64
+    with pytest.raises(ValueError, match="not a multiple of num_attention_heads 7"):
+        vm.load(tmp_path / "out", num_heads=7)
+
+
+# --- damage ---------------------------------------------------------------------------------------
+
+
+def test_a_directory_without_its_config_is_made_again(home, folder):
+    directory = cache.converted(folder)
+    (directory / "config.json").unlink()
+    assert cache.converted(folder) == directory
+    assert vm.load(folder).config == TINY
+    assert [path for path in (home / "converted").iterdir() if path.name.startswith(".")] == []
+
+
+def test_damaged_weights_are_made_again(home, folder):
+    first = vm.load(folder)
+    (directory,) = kept(home)
+    for file in (directory / "params").rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    second = vm.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../folder", b"0" * 64, b"x" * 1000])
+def test_a_damaged_memory_is_not_believed(home, folder, content):
+    directory = cache.converted(folder)
+    (seen,) = (home / "seen").iterdir()
+    key = seen.read_bytes()
+    seen.write_bytes(content)
+    assert cache.converted(folder) == directory
+    assert seen.read_bytes() in (key, content)
+
+
+def test_a_cache_that_can_not_be_written(tmp_path, folder, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(CheckpointError, match=r"set XDG_CACHE_HOME to another folder, or convert"):
+        vm.load(folder)
+
+
+@pytest.mark.parametrize("said", ["", "relative/path"])
+def test_a_cache_home_that_is_not_absolute_counts_as_unset(said, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", said)
+    assert cache.cache_home() == Path.home() / ".cache" / "videomae_jax"
+
+
+def test_a_bad_source_is_refused_and_not_kept(home, folder):
+    (folder / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        vm.load(folder)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize("path", ["gone", "gone/deeper/still", "./org/name"], ids=lambda path: path)
+def test_a_path_that_is_nothing(tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="doesn't exist; make one"):
+        vm.load(path)
+
+
+# --- several processes ----------------------------------------------------------------------------
+
+LOAD = "import sys, videomae_jax as vm; print(vm.load(sys.argv[1]).config.hidden_size)"
+# The same, killed when the weights are written and config.json is not.
+KILLED = """
+import os, signal, sys
+import videomae_jax as vm
+from videomae_jax import checkpoint
+
+def kill(path, content):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoint.write_json = kill
+vm.load(sys.argv[1])
+"""
+
+
+def start(code, folder):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_two_processes_at_once_make_one_directory(home, folder):
+    processes = [start(LOAD, folder) for _ in range(2)]
+    for process in processes:
+        out, err = process.communicate()
+        assert (process.returncode, out) == (0, "24\n"), err
+    (directory,) = kept(home)
+    report = json.loads((directory / "conversion.json").read_text())
+    assert report["source"]["path"] == str(folder)
+
+
+def test_a_killed_process_blocks_nobody(home, folder):
+    process = start(KILLED, folder)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not [path for path in kept(home) if not path.name.startswith(".")]
+    process = start(LOAD, folder)
+    out, err = process.communicate()
+    assert (process.returncode, out) == (0, "24\n"), err
