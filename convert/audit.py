@@ -102,15 +102,15 @@ def report(findings: Findings) -> dict[str, Any]:
     return content | {"warnings": cautions(content)}
 
 
+def _hub(snapshot: Snapshot | None) -> dict[str, str] | None:
+    return {"id": snapshot.repo_id, "revision": snapshot.revision} if snapshot else None
+
+
 def _why_left(name: str, source: Source) -> str:
     if name == source.averaged:
         return "averaged weights; --weights ema takes them"
     found = (reason for pattern, reason in BESIDE if re.match(pattern, name, re.IGNORECASE))
     return next(found, NOT_WEIGHTS)
-
-
-def _hub(snapshot: Snapshot | None) -> dict[str, str] | None:
-    return {"id": snapshot.repo_id, "revision": snapshot.revision} if snapshot else None
 
 
 def _network(findings: Findings) -> dict[str, Any]:

@@ -14,13 +14,13 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import videomae_jax
 from convert import hub, job
-from convert.digests import digest_files
+from convert.digests import digest_files, sha256
 from convert.errors import ConversionError
 from convert.recognize import find_layout
 from convert.source import WEIGHT_FILES, open_source
@@ -28,6 +28,7 @@ from videomae_jax import checkpoint
 
 logger = logging.getLogger(__name__)
 
+MEND = "set XDG_CACHE_HOME to another folder, or convert with python -m convert SOURCE OUT"
 WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -39,11 +40,14 @@ def is_source(source: str | os.PathLike) -> bool:
     return hub.is_hub_id(source) or (path.suffix in WEIGHT_SUFFIXES and path.is_file())
 
 
-def converted(source: str | os.PathLike, *, revision: str | None = None) -> Path:
+def converted(
+    source: str | os.PathLike, *, revision: str | None = None, num_heads: int | None = None
+) -> Path:
     """The converted directory for a hub id, folder or weight file; made on first use.
 
-    Processes that ask for the same at once wait for the one that makes it. What a user should know
-    before trusting the result is logged as a warning when it is made.
+    `num_heads` is what `python -m convert --num-heads` says, for a directory of its own. Processes
+    that ask for the same at once wait for the one that makes it. What a user should know before
+    trusting the result is logged as a warning when it is made.
 
     Raises:
         ConversionError: if the source can't be had or converted, or the cache not be written.
@@ -52,67 +56,128 @@ def converted(source: str | os.PathLike, *, revision: str | None = None) -> Path
     if snapshot is None and revision is not None:
         raise ConversionError(f"{source} is a path: --revision is for ids on the hub")
     path = Path(source) if snapshot is None else snapshot.folder
+    overrides = {} if num_heads is None else {"num_attention_heads": num_heads}
+    request = job.Request(overrides=overrides, snapshot=snapshot)
     home = cache_home()
-    seen = home / "seen" / _sign(path)
+    seen = home / "seen" / _sign(path, overrides)
     directory = _remembered(seen, home)
+    known = directory is not None
     if directory is None:
         opened = open_source(path)
-        files = job.files_read(opened, find_layout(opened), job.Request())
-        directory = home / "converted" / _key(digest_files(files))
-    if not _is_complete(directory):
+        files = job.files_read(opened, find_layout(opened), request)
+        directory = home / "converted" / _key(digest_files(files), overrides)
+    if not _is_whole(directory):
         with _writable(home):
-            _make(path, directory, snapshot)
+            _make(path, directory, request)
+    if not known:
+        # What is whole can be used where nothing can be written.
+        with contextlib.suppress(OSError):
             _remember(seen, directory.name)
     return directory
 
 
-def forget(directory: Path) -> None:
-    """Drop a directory of the cache that turned out to be damaged."""
-    # Renamed first, so that a reader finds all of it or nothing.
-    with contextlib.suppress(OSError):
-        doomed = directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}"))
-        shutil.rmtree(doomed, ignore_errors=True)
+def forget_damaged(directory: Path) -> bool:
+    """Drop a directory of the cache if its files are no longer what was written.
+
+    False if they are, to the last bit: then what went wrong with it lies elsewhere.
+
+    Raises:
+        ConversionError: if the cache can't be written.
+    """
+    with _writable(cache_home()), _lock(directory):
+        if _is_whole(directory, to_the_bit=True):
+            return False
+        _remove(directory)
+        return True
 
 
 def cache_home() -> Path:
-    """Where this package caches, by the XDG specification: a relative path counts as unset."""
+    """Where this package caches, by the XDG specification: a relative path counts as unset.
+
+    Raises:
+        ConversionError: if that is the user's home, and there is none.
+    """
     said = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(said) if os.path.isabs(said) else Path.home() / ".cache"
+    try:
+        base = Path(said) if os.path.isabs(said) else Path.home() / ".cache"
+    except RuntimeError as error:
+        raise ConversionError(f"no home to keep converted checkpoints in; {MEND}") from error
     return base / "videomae_jax"
 
 
-def _make(path: Path, directory: Path, snapshot: hub.Snapshot | None) -> None:
+def _make(path: Path, directory: Path, request: job.Request) -> None:
+    with _lock(directory):
+        if _is_whole(directory):
+            return
+        _remove(directory)
+        name = path if request.snapshot is None else request.snapshot.repo_id
+        logger.info("converting %s (once; kept in %s)", name, directory)
+        conversion = job.convert(path, request)
+        report = conversion.description.conversion
+        if _key(report["source"]["files"], request.overrides) != directory.name:
+            raise ConversionError(f"{name}: changed while it was converted; try again")
+        for warning in report["warnings"]:
+            logger.warning("%s", warning)
+        job.write(conversion, directory)
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    """Be the only process that makes or removes a directory."""
     from filelock import FileLock
 
     directory.parent.mkdir(parents=True, exist_ok=True)
     # The system lets go of the lock of a process that was killed.
     with FileLock(directory.with_name(f"{directory.name}.lock")):
-        if _is_complete(directory):
-            return
-        forget(directory)
-        name = path if snapshot is None else snapshot.repo_id
-        logger.info("converting %s (once; kept in %s)", name, directory)
-        conversion = job.convert(path, job.Request(snapshot=snapshot))
-        for warning in conversion.description.conversion["warnings"]:
-            logger.warning("%s", warning)
-        job.write(conversion, directory)
+        yield
 
 
-def _is_complete(directory: Path) -> bool:
+def _remove(directory: Path) -> None:
+    """Remove a directory, and what killed processes left of it; under its lock."""
+    if directory.exists():
+        # Renamed first, so that a reader finds all of it or nothing.
+        directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}"))
+    for rest in directory.parent.glob(f".{directory.name}.*"):
+        shutil.rmtree(rest, ignore_errors=True)
+
+
+def _is_whole(directory: Path, *, to_the_bit: bool = False) -> bool:
+    """Whether a directory is complete, and its files those that its report says were written.
+
+    Their sizes are compared always, their contents where a file is younger than the report, which
+    was written after all of them, or `to_the_bit`.
+    """
     try:
-        checkpoint.load_description(directory)
-    except checkpoint.CheckpointError:
+        description = checkpoint.load_description(directory)
+        report = description.conversion
+        made = (directory / "conversion.json").stat().st_mtime_ns
+        if report["network"]["config"] != description.config.to_dict():
+            return False
+        for entry in report["written"]:
+            file = directory / entry["name"]
+            stat = file.stat()
+            if stat.st_size != entry["bytes"]:
+                return False
+            if (to_the_bit or stat.st_mtime_ns > made) and sha256(file) != entry["sha256"]:
+                return False
+    # A report of any content is valid JSON to the reader of directories.
+    except (ValueError, OSError, LookupError, TypeError):
         return False
     return True
 
 
-def _key(digests: Iterable[dict[str, Any]]) -> str:
+def _key(digests: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> str:
     """What names a content: the files' digests, and what this version makes of them."""
-    content = [checkpoint.FORMAT, videomae_jax.__version__, *digests]
+    content: list[Any] = [checkpoint.FORMAT, videomae_jax.__version__, dict(overrides)]
+    for digest in digests:
+        suffix = Path(digest["name"]).suffix
+        # Of the name of a weight file the reader asks no more.
+        role = suffix if suffix in WEIGHT_SUFFIXES else digest["name"]
+        content.append([role, digest["sha256"]])
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _sign(path: Path) -> str:
+def _sign(path: Path, overrides: Mapping[str, Any]) -> str:
     """A digest of where the files of a source are, and of their sizes and times."""
     folder = path if path.is_dir() else path.parent
     names = {path} if path.is_file() else set()
@@ -120,12 +185,14 @@ def _sign(path: Path) -> str:
         names |= {file for file in folder.iterdir() if file.suffix == ".json"}
         if path.is_dir():
             names |= {file for file in folder.iterdir() if file.suffix in WEIGHT_SUFFIXES}
-    signs = [checkpoint.FORMAT, videomae_jax.__version__, str(path.resolve())]
+    signs = [checkpoint.FORMAT, videomae_jax.__version__, str(dict(overrides)), str(path.resolve())]
     for file in sorted(names):
         with contextlib.suppress(OSError):
             stat = file.stat()
-            signs.append(f"{file.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}")
-    return hashlib.sha256("\n".join(signs).encode()).hexdigest()
+            # The last one, which no program can set, tells of a copy that kept the time.
+            marks = (stat.st_size, stat.st_mtime_ns, stat.st_ino, stat.st_ctime_ns)
+            signs.append(f"{file} {file.resolve()} {marks}")
+    return hashlib.sha256("\n".join(signs).encode(errors="surrogateescape")).hexdigest()
 
 
 def _remembered(seen: Path, home: Path) -> Path | None:
@@ -151,6 +218,5 @@ def _writable(home: Path):
         yield
     except (OSError, checkpoint.CheckpointError) as error:
         raise ConversionError(
-            f"{home}: the converted checkpoint can't be kept there ({error}); set XDG_CACHE_HOME "
-            f"to another folder, or convert with python -m convert SOURCE OUT"
+            f"{home}: the converted checkpoint can't be kept there ({error}); {MEND}"
         ) from error

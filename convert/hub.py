@@ -1,6 +1,7 @@
 """An id on the Hugging Face hub -> the folder with its files, downloaded once."""
 
 import dataclasses
+import json
 import os
 import re
 import sys
@@ -52,29 +53,58 @@ def fetch(repo_id: str, *, revision: str | None = None) -> Snapshot:
         # The library raises its own errors, those of its web client and of the system.
         except Exception as error:
             raise ConversionError(_by_hand(repo_id, revision, _reason(error, revision))) from error
-        if any(next(folder.glob(pattern), None) for pattern in patterns):
+        # A link into blobs/ that leads nowhere is no file.
+        if any((folder / name).is_file() for name in patterns[:2]):
             break
-    else:
-        reason = "has neither model.safetensors nor pytorch_model.bin, as far as it is cached here"
-        raise ConversionError(_by_hand(repo_id, revision, reason))
-    if not (folder / "config.json").is_file():
-        reason = "has no config.json, as far as it is cached here"
+    # The library can't always tell a folder that was downloaded in part.
+    if (lacking := _lacking(folder)) is not None:
+        reason = f"has {lacking}, as far as it is cached here"
         raise ConversionError(_by_hand(repo_id, revision, reason))
     return Snapshot(folder=folder, repo_id=repo_id, revision=folder.name)
 
 
 def _download(repo_id: str, revision: str | None, patterns: list[str]) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import tqdm
 
-    if not sys.stderr.isatty():
-        disable_progress_bars()
-    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns))
+    class Bar(tqdm):
+        """Shown on a terminal only; the library shows one of its bars anywhere."""
+
+        def __init__(self, *arguments, **options):
+            options["disable"] = not sys.stderr.isatty() or options.get("disable")
+            super().__init__(*arguments, **options)
+
+    return Path(
+        snapshot_download(repo_id, revision=revision, allow_patterns=patterns, tqdm_class=Bar)
+    )
+
+
+def _lacking(folder: Path) -> str | None:
+    """What a snapshot lacks, as in "no config.json"; None if it can be read as a whole."""
+    present = {path.name for path in folder.iterdir() if path.is_file()}
+    if "config.json" not in present:
+        return "no config.json"
+    for single, index, _ in WEIGHTS:
+        if single in present:
+            return None
+        if index in present:
+            missing = sorted(_shards(folder / index) - present)
+            return f"no {missing[0]}" if missing else None
+    return "neither model.safetensors nor pytorch_model.bin"
+
+
+def _shards(index: Path) -> set[str]:
+    try:
+        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return {name for name in names if isinstance(name, str)}
+    # What is wrong with it is for the conversion to say.
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return set()
 
 
 def _reason(error: Exception, revision: str | None) -> str:
     """Why a repository can't be had, as the second half of a sentence."""
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     if isinstance(error, errors.GatedRepoError):
         return "asks for permission: get it on its page, then log in with `hf auth login`"
@@ -85,7 +115,9 @@ def _reason(error: Exception, revision: str | None) -> str:
     if isinstance(error, errors.HFValidationError):
         return "can't be: it is no valid id"
     if isinstance(error, errors.LocalEntryNotFoundError):
-        return "is out of reach, and not in the cache here"
+        why = " (HF_HUB_OFFLINE is set)" if constants.HF_HUB_OFFLINE else ""
+        # Of the files asked for; others of the repository may well be cached.
+        return f"is out of reach{why}, and not whole in the cache here"
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return f"can't be downloaded ({lines[0]})"
 
@@ -94,5 +126,6 @@ def _by_hand(repo_id: str, revision: str | None, reason: str) -> str:
     return (
         f"{repo_id}: no path here, and on the hub it {reason}; or download config.json, "
         f"preprocessor_config.json and model.safetensors from "
-        f"https://huggingface.co/{repo_id}/tree/{revision or 'main'} into a folder and give that"
+        f"https://huggingface.co/{repo_id}/tree/{revision or 'main'} into a folder and give that: "
+        f"python -m convert FOLDER OUT"
     )

@@ -4,10 +4,12 @@ import dataclasses
 import json
 import logging
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import huggingface_hub
@@ -18,12 +20,15 @@ import pytest
 import videomae_jax as vm
 from convert import cache, job
 from tests.configs import TINY
-from tests.folders import run, write_folder, write_original
+from tests.folders import random_tensors, run, write_folder, write_json, write_original
 from tests.hub_cache import COMMIT, write_repository
 from tests.test_convert import SMALL_WIDTH
+from videomae_jax import inference
 from videomae_jax.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parents[1]
+# What an original file is taken to be.
+WIDE = dataclasses.replace(SMALL_WIDTH, image_size=(224, 224), num_frames=16, num_attention_heads=6)
 
 
 @pytest.fixture
@@ -65,6 +70,78 @@ def test_the_content_is_the_key_not_the_path(home, folder, tmp_path):
     assert len(kept(home)) == 1
 
 
+def test_the_name_of_a_weight_file_is_not_content(home, tmp_path):
+    first = write_original(tmp_path / "first.safetensors", WIDE)
+    (tmp_path / "elsewhere").mkdir()
+    second = shutil.copy(first, tmp_path / "elsewhere" / "second.safetensors")
+    assert cache.converted(first) == cache.converted(second)
+
+
+class Watch:
+    """The names of files that Python opens, while it is entered."""
+
+    def __init__(self):
+        self.names: list[str] | None = None
+        sys.addaudithook(self._note)
+
+    def _note(self, event, arguments):
+        if event == "open" and self.names is not None:
+            self.names.append(str(arguments[0]))
+
+    def __enter__(self):
+        self.names = []
+        return self.names
+
+    def __exit__(self, *error):
+        self.names = None
+
+
+# An audit hook can't be taken away again, so there is one.
+WATCH = Watch()
+
+
+def test_weights_that_are_known_are_not_read_again(home, folder, tmp_path):
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    paths = (folder, copy, copy / "model.safetensors")
+    with WATCH as names:
+        directories = {cache.converted(path) for path in paths}
+    assert any(name.endswith("model.safetensors") for name in names)
+    with WATCH as names:
+        assert {cache.converted(path) for path in paths} == directories
+    assert any(name.endswith("conversion.json") for name in names)
+    assert not any(name.endswith("model.safetensors") for name in names)
+    (copy / "model.safetensors").touch()
+    with WATCH as names:
+        assert cache.converted(copy) in directories
+    assert str(copy / "model.safetensors") in names
+
+
+def test_a_change_that_keeps_size_and_time_is_seen(home, folder):
+    first = cache.converted(folder)
+    file = folder / "model.safetensors"
+    stat = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-4:] = np.float32(0.5).tobytes()
+    file.write_bytes(content)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert file.stat().st_mtime_ns == stat.st_mtime_ns
+    assert cache.converted(folder) != first
+
+
+def test_a_source_that_changes_meanwhile_is_not_kept(home, folder, monkeypatch):
+    right = job.convert
+
+    def change(path, request):
+        sizes = {"size": {"height": 12, "width": 20}, "do_center_crop": False}
+        write_json(path / "preprocessor_config.json", sizes)
+        return right(path, request)
+
+    monkeypatch.setattr(job, "convert", change)
+    with pytest.raises(CheckpointError, match="changed while it was converted; try again"):
+        vm.load(folder)
+    assert kept(home) == []
+
+
 @pytest.mark.parametrize("change", ["weights", "config", "preprocessor"])
 def test_another_content_is_another_directory(home, folder, tmp_path, change):
     first = cache.converted(folder)
@@ -85,9 +162,7 @@ def test_another_content_is_another_directory(home, folder, tmp_path, change):
 
 
 def test_a_weight_file_is_a_source(home, tmp_path):
-    config_of = {"hidden_size": 384, "num_attention_heads": 6, "num_hidden_layers": 1}
-    config = dataclasses.replace(TINY, image_size=(224, 224), num_frames=16, **config_of)
-    path = write_original(tmp_path / "model.safetensors", config)
+    path = write_original(tmp_path / "model.safetensors", WIDE)
     loaded = vm.load(path)
     assert loaded.config.num_attention_heads == 6
     assert loaded.conversion["source"]["layout"] == "original"
@@ -128,7 +203,9 @@ def test_the_heads_may_be_said_at_loading(home, tmp_path):
     assert vm.load(folder, num_heads=6).config.num_attention_heads == 6
     assert run(folder, tmp_path / "out") == 0
     assert vm.load(tmp_path / "out", num_heads=6).config.head_dim == 64
-    with pytest.raises(ValueError, match="not a multiple of num_attention_heads 7"):
+    with pytest.raises(
+        ValueError, match="num_heads must divide the width of the model, 384, got 7"
+    ):
         vm.load(tmp_path / "out", num_heads=7)
 
 
@@ -141,6 +218,76 @@ def test_a_directory_without_its_config_is_made_again(home, folder):
     assert cache.converted(folder) == directory
     assert vm.load(folder).config == TINY
     assert [path for path in (home / "converted").iterdir() if path.name.startswith(".")] == []
+
+
+def weights_of(directory):
+    """The file with most of the weights."""
+    files = [file for file in (directory / "params").rglob("*") if file.is_file()]
+    return max(files, key=lambda file: file.stat().st_size)
+
+
+def flip_a_bit(directory):
+    file = weights_of(directory)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    file.write_bytes(content)
+
+
+def cut_short(directory):
+    os.truncate(weights_of(directory), 1000)
+
+
+def lose_a_file(directory):
+    weights_of(directory).unlink()
+
+
+def change_the_config(directory):
+    fields = json.loads((directory / "config.json").read_text())
+    write_json(directory / "config.json", fields | {"num_attention_heads": 3})
+
+
+def empty_the_report(directory):
+    write_json(directory / "conversion.json", [])
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_bit, cut_short, lose_a_file, change_the_config, empty_the_report]
+)
+def test_damage_that_reads_well_is_seen(home, folder, damage):
+    first = vm.load(folder)
+    (directory,) = kept(home)
+    damage(directory)
+    second = vm.load(folder)
+    jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
+    assert second.config == TINY
+    assert kept(home) == [directory]
+
+
+def test_a_bit_that_flipped_on_the_disk_is_seen_when_asked(home, folder):
+    directory = cache.converted(folder)
+    assert not cache.forget_damaged(directory)
+    assert directory.is_dir()
+    file = weights_of(directory)
+    stat = file.stat()
+    flip_a_bit(directory)
+    # No time tells of it.
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert cache.forget_damaged(directory)
+    assert kept(home) == []
+
+
+def test_what_is_whole_is_not_made_again_for_other_failures(home, folder, monkeypatch):
+    vm.load(folder)
+    (directory,) = kept(home)
+    before = directory.stat().st_ino
+
+    def fail(*arguments):
+        raise CheckpointError("no memory, say")
+
+    monkeypatch.setattr(inference, "load_params", fail)
+    with pytest.raises(CheckpointError, match="no memory, say"):
+        vm.load(folder)
+    assert directory.stat().st_ino == before
 
 
 def test_damaged_weights_are_made_again(home, folder):
@@ -170,6 +317,23 @@ def test_a_cache_that_can_not_be_written(tmp_path, folder, monkeypatch):
         vm.load(folder)
 
 
+def test_a_cache_that_can_only_be_read_is_of_use(home, folder):
+    directory = cache.converted(folder)
+    shutil.rmtree(home / "seen")
+    (home / "seen").touch()
+    assert cache.converted(folder) == directory
+
+
+def test_a_user_without_a_home_is_told_the_variable(folder, monkeypatch):
+    def fail():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", fail)
+    with pytest.raises(CheckpointError, match=r"no home to keep .*; set XDG_CACHE_HOME"):
+        vm.load(folder)
+
+
 @pytest.mark.parametrize("said", ["", "relative/path"])
 def test_a_cache_home_that_is_not_absolute_counts_as_unset(said, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", said)
@@ -181,6 +345,17 @@ def test_a_bad_source_is_refused_and_not_kept(home, folder):
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         vm.load(folder)
     assert not home.exists()
+
+
+def test_several_problems_are_one_line(home, tmp_path):
+    tensors = random_tensors()
+    del tensors["classifier.bias"], tensors["fc_norm.weight"]
+    folder = write_folder(tmp_path / "folder", tensors)
+    with pytest.raises(
+        CheckpointError, match=r"fc_norm.*; .*classifier|classifier.*; .*fc_norm"
+    ) as e:
+        vm.load(folder)
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize("path", ["gone", "gone/deeper/still", "./org/name"], ids=lambda path: path)
@@ -232,7 +407,25 @@ def test_a_killed_process_blocks_nobody(home, folder):
     process = start(KILLED, folder)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    assert not [path for path in kept(home) if not path.name.startswith(".")]
+    (left,) = kept(home)
+    assert left.name.startswith(".")
     process = start(LOAD, folder)
     out, err = process.communicate()
     assert (process.returncode, out) == (0, "24\n"), err
+    # Nothing of the killed one takes room for ever.
+    assert [path.name for path in kept(home)] == [left.name.split(".")[1]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_kill_at_any_moment(home, folder, seed):
+    process = start(LOAD, folder)
+    while process.poll() is None and not list(home.glob("converted/*.lock")):
+        time.sleep(0.001)
+    time.sleep(random.Random(seed).uniform(0, 0.5))
+    process.kill()
+    process.communicate()
+    whole = [path for path in kept(home) if not path.name.startswith(".")]
+    for directory in whole:
+        vm.load(directory)
+    assert vm.load(folder).config == TINY
+    assert len(kept(home)) == 1

@@ -167,10 +167,11 @@ def test_weights_that_can_not_be_read_are_named_in_one_line(directory, damage):
 
 LOAD_EACH = """
 import sys
+import jax
 import videomae_jax as vm
 for directory in sys.argv[1:]:
     try:
-        vm.load(directory)
+        print(sum(abs(leaf).sum().item() for leaf in jax.tree.leaves(vm.load(directory).params)))
     except ValueError as error:
         print(error)
 """
@@ -186,16 +187,19 @@ def test_truncated_weights_are_one_line_and_nothing_of_the_libraries(directory, 
             damaged = copies[-1] / file.relative_to(directory)
             damaged.write_bytes(damaged.read_bytes()[:kept])
     done = subprocess.run(
-        [sys.executable, "-c", LOAD_EACH, *map(str, copies)],
+        [sys.executable, "-c", LOAD_EACH, *map(str, [directory, *copies])],
         cwd=Path(__file__).parents[1],
         check=True,
         capture_output=True,
         text=True,
     )
     assert done.stderr == ""
-    lines = done.stdout.splitlines()
+    whole, *lines = done.stdout.splitlines()
     assert len(lines) == len(copies) >= 8
-    for line, copy in zip(lines, copies, strict=True):
+    # Some of what Orbax writes it doesn't read again; weights are right or refused.
+    refused = [pair for pair in zip(lines, copies, strict=True) if pair[0] != whole]
+    assert len(refused) >= 8
+    for line, copy in refused:
         assert line.startswith(f"{copy}/params: the weights can't be read (")
         assert line.endswith("); convert the source again")
         assert "bound method" not in line

@@ -7,6 +7,9 @@ import pytest
 
 from examples.quickstart.clip import make_clip
 from tests.configs import TINY, random_params
+from tests.folders import write_folder
+from tests.hub_cache import write_repository
+from tests.test_convert import SMALL_WIDTH
 from videomae_jax.__main__ import main
 from videomae_jax.checkpoint import Description, save
 from videomae_jax.inference import classify, load
@@ -131,6 +134,81 @@ def test_a_bad_command_line_is_one_line_and_exit_code_2(capsys, arguments):
     error = capsys.readouterr().err
     assert error.startswith("videomae: error: ")
     assert len(error.splitlines()) == 1
+
+
+# --- checkpoints for PyTorch ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def source(folder, tmp_path, monkeypatch):
+    """A Hugging Face folder that no cache knows, with 16 heads where 6 were trained."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write_folder(tmp_path / "source", config=SMALL_WIDTH)
+
+
+def classified(capsys, *arguments):
+    """The predictions of the clip, and the lines on stderr."""
+    assert main(["classify", "clip.mp4", "--json", *map(str, arguments)]) == 0
+    output = capsys.readouterr()
+    return json.loads(output.out), output.err.splitlines()
+
+
+def test_a_folder_is_converted_once_and_says_so(source, tmp_path, capsys):
+    found, lines = classified(capsys, "--model", source)
+    assert found["model"] == str(source)
+    (directory,) = (tmp_path / "cache" / "videomae_jax" / "converted").glob("*/")
+    assert lines[0] == f"videomae: converting {source} (once; kept in {directory})"
+    assert len(lines) == 4
+    assert all(line.startswith("videomae: warning: ") for line in lines[1:])
+    assert sum("16 heads of 24" in line for line in lines) == 1
+    again, lines = classified(capsys, "--model", source)
+    assert (again, lines) == (found, [])
+    direct, lines = classified(capsys, "--model", directory)
+    assert (direct["predictions"], lines) == (found["predictions"], [])
+
+
+def test_heads_may_be_said(source, capsys):
+    found, _ = classified(capsys, "--model", source, "--top-k", 7)
+    other, lines = classified(capsys, "--model", source, "--top-k", 7, "--num-heads", 6)
+    assert len(lines) == 3
+    assert not any("heads of" in line for line in lines)
+    assert found != other
+    assert main(["classify", "clip.mp4", "--model", str(source), "--num-heads", "7"]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("videomae: error: num_heads can't be 7: ")
+
+
+def test_an_id_from_download_to_classes(folder, source, tmp_path):
+    """Both commands as a user runs them, with nothing but the hub's cache on the disk."""
+    write_repository(tmp_path / "hub", "org/small", source)
+    environment = _environment() | {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", *map(str, arguments)],
+            check=False,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            env=environment,
+        )
+
+    done = command("convert", "org/small", tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    wanted = command("videomae_jax", "classify", "clip.mp4", "--model", tmp_path / "out")
+    assert wanted.returncode == 0, wanted.stderr
+    classify = ("videomae_jax", "classify", "clip.mp4", "--model", "org/small")
+    first = command(*classify, "--revision", "main")
+    assert (first.returncode, first.stdout) == (0, wanted.stdout)
+    assert first.stderr.startswith("videomae: converting org/small (once; kept in ")
+    again = command(*classify, "--json")
+    assert (again.returncode, again.stderr) == (0, "")
+    assert json.loads(again.stdout)["model"] == "org/small"
+    done = command(*classify, "--revision", "v2")
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("videomae: error: org/small: no path here, and on the hub it is out of")
+    assert "https://huggingface.co/org/small/tree/v2" in line
 
 
 def test_the_command_as_a_user_runs_it(folder):

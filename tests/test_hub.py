@@ -1,6 +1,10 @@
 """Ids on the hub, against a local stand-in of its cache: what is found, and what is said if not."""
 
+import io
 import json
+import os
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -11,9 +15,11 @@ from huggingface_hub import errors
 import videomae_jax as vm
 from convert import hub
 from convert.errors import ConversionError
-from tests.folders import refusal, run, write_folder
+from tests.folders import refusal, run, write_folder, write_json
 from tests.hub_cache import COMMIT, write_repository
+from tests.hub_server import serve
 
+ROOT = Path(__file__).parents[1]
 ID = "MCG-NJU/videomae-tiny"
 
 
@@ -83,7 +89,8 @@ def test_what_reads_as_an_id(tmp_path, monkeypatch, source, wanted):
 def by_hand(revision="main"):
     return (
         f"; or download config.json, preprocessor_config.json and model.safetensors from "
-        f"https://huggingface.co/{ID}/tree/{revision} into a folder and give that"
+        f"https://huggingface.co/{ID}/tree/{revision} into a folder and give that: "
+        f"python -m convert FOLDER OUT"
     )
 
 
@@ -91,8 +98,8 @@ def test_what_is_not_cached_offline_says_what_to_download(cache, tmp_path, capsy
     cache.mkdir()
     (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
     assert problem == (
-        f"{ID}: no path here, and on the hub it is out of reach, and not in the cache here"
-        f"{by_hand()}"
+        f"{ID}: no path here, and on the hub it is out of reach (HF_HUB_OFFLINE is set), and not "
+        f"whole in the cache here{by_hand()}"
     )
     (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out", "--revision", "v2")
     assert problem.endswith(by_hand("v2"))
@@ -109,6 +116,50 @@ def test_a_repository_cached_in_part(snapshot, tmp_path, capsys, missing, text):
     (snapshot / missing).unlink()
     (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
     assert problem.startswith(f"{ID}: no path here, and on the hub it {text}")
+    assert problem.endswith(by_hand())
+
+
+def shard(folder, *, lost):
+    """Two names for what is one shard each, and the index of both."""
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    (folder / "model-00002-of-00002.safetensors").touch()
+    shards = sorted(path.name for path in folder.glob("model-*"))
+    index = {"weight_map": {f"tensor {name}": name for name in shards}}
+    write_json(folder / "model.safetensors.index.json", index)
+    for name in lost:
+        (folder / name).unlink()
+
+
+@pytest.mark.parametrize(
+    "lost",
+    [("model-00002-of-00002.safetensors",), ("model-00001-of-00002.safetensors",)],
+)
+def test_a_shard_that_is_not_cached(cache, tmp_path, capsys, lost):
+    folder = write_folder(tmp_path / "files")
+    shard(folder, lost=lost)
+    write_repository(cache, ID, folder)
+    (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
+    assert problem.startswith(f"{ID}: no path here, and on the hub it has no {lost[0]}, as far as")
+    assert problem.endswith(by_hand())
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_link_that_leads_nowhere_is_no_file(snapshot, tmp_path, capsys, name):
+    (snapshot / name).resolve().unlink()
+    (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
+    assert problem.startswith(f"{ID}: no path here, and on the hub it has n")
+    assert problem.endswith(by_hand())
+
+
+def test_a_download_that_the_library_knows_to_be_partial(snapshot, tmp_path, capsys):
+    """As of a download that went away after the list of files."""
+    names = ("config.json", "preprocessor_config.json", "model.safetensors")
+    entries = {name: {"size": 1, "blob_id": "0" * 40} for name in names}
+    trees = snapshot.parents[1] / "trees"
+    trees.mkdir()
+    write_json(trees / f"{COMMIT}.json", {"format_version": 1, "files": entries})
+    (problem,) = refusal(capsys, tmp_path, ID, tmp_path / "out")
+    assert "not whole in the cache here" in problem
     assert problem.endswith(by_hand())
 
 
@@ -160,7 +211,7 @@ def repository(tmp_path, monkeypatch):
         asked = []
         folder = tmp_path / COMMIT
 
-        def download(repo_id, *, revision, allow_patterns):
+        def download(repo_id, *, revision, allow_patterns, tqdm_class):
             asked.append(set(allow_patterns))
             folder.mkdir(exist_ok=True)
             for name in names:
@@ -201,3 +252,95 @@ def test_a_revision_of_a_path_is_refused(tmp_path, capsys):
     folder = write_folder(tmp_path / "folder")
     (problem,) = refusal(capsys, tmp_path, folder, "--revision", "main")
     assert problem == f"{folder} is a path: --revision is for ids on the hub"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_bars_are_for_terminals(tmp_path, monkeypatch, terminal):
+    shown = []
+    folder = write_folder(tmp_path / COMMIT)
+
+    def download(*arguments, tqdm_class, **options):
+        with tqdm_class(total=2, disable=False, file=io.StringIO()) as bar:
+            shown.append(not bar.disable)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    hub.fetch(ID)
+    assert shown == [terminal]
+    # Those of others in this process are their own business.
+    assert not huggingface_hub.utils.are_progress_bars_disabled()
+
+
+# --- the library's own download, from this machine ------------------------------------------------
+
+
+@pytest.fixture
+def served(tmp_path):
+    """The command in a process of its own, online, with a hub on the loopback; what is asked."""
+    files = write_folder(tmp_path / "files")
+    (files / "modeling_videomae.py").write_text("raise SystemExit('run')")
+    (files / "pytorch_model.bin").write_bytes(b"anything")
+    with serve(files, ID) as (address, asked):
+
+        def command(*arguments):
+            return subprocess.run(
+                [sys.executable, "-m", "convert", *map(str, arguments)],
+                cwd=ROOT,
+                env=os.environ
+                | {
+                    "HF_ENDPOINT": address,
+                    "HF_HOME": str(tmp_path / "home"),
+                    "HF_HUB_CACHE": str(tmp_path / "hub"),
+                    "HF_HUB_OFFLINE": "0",
+                    "NO_PROXY": "127.0.0.1",
+                },
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+
+        yield command, asked, files
+
+
+def files_asked(asked):
+    return {Path(path).name for path in asked if f"{ID}/resolve/" in path}
+
+
+def test_a_download_fetches_what_conversion_reads(served, tmp_path):
+    command, asked, _ = served
+    done = command(ID, tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert files_asked(asked) == {"config.json", "model.safetensors"}
+    source = json.loads((tmp_path / "out" / "conversion.json").read_text())["source"]
+    assert source["hub"] == {"id": ID, "revision": COMMIT}
+
+
+def test_a_download_of_bin_files_where_there_is_nothing_else(served):
+    command, asked, files = served
+    (files / "model.safetensors").unlink()
+    done = command(ID)
+    # It is no torch file, which is for the reader of those to say.
+    assert done.returncode == 2
+    assert "pytorch_model.bin: " in done.stderr
+    assert files_asked(asked) == {"config.json", "pytorch_model.bin"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["org/gone"], "doesn't exist, or is private"),
+        (["org/private"], "doesn't exist, or is private"),
+        (["org/gated"], "asks for permission"),
+        (["org/broken"], "is out of reach, and not whole in the cache"),
+        ([ID, "--revision", "v9"], "has no revision v9"),
+        (["org/na--me"], "can't be: it is no valid id"),
+    ],
+)
+def test_what_a_hub_refuses_is_one_line(served, arguments, text):
+    done = served[0](*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        f"convert: error: {arguments[0]}: no path here, and on the hub it {text}"
+    )

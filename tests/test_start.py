@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"torch", "transformers", "av", "cv2", "orbax", "optax", "grain", "gradio"}
+HEAVY = {"torch", "transformers", "av", "cv2", "orbax", "optax", "grain", "gradio"} | {
+    # The door that `load` opens for what isn't converted, and what is behind it.
+    "convert",
+    "huggingface_hub",
+}
 
 
 def modules_after(*arguments: str) -> set[str]:

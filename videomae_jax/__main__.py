@@ -1,13 +1,15 @@
 """The `videomae` command: parse, call one function, print.
 
 Usage:
-    videomae classify CLIP... --model DIR|ID [--top-k 5] [--json]
+    videomae classify CLIP... --model DIR|FOLDER|ID [--top-k 5] [--json]
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import sys
+from collections.abc import Iterator
 
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
@@ -38,7 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--model",
         required=True,
-        metavar="DIR|ID",
+        metavar="DIR|FOLDER|ID",
         help="a directory that `python -m convert` wrote; or a checkpoint for PyTorch (an id on "
         "the Hugging Face hub, a folder, a file), converted on first use",
     )
@@ -77,8 +79,8 @@ def classify_files(options: argparse.Namespace) -> int:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
     import videomae_jax as vm
 
-    say_what_is_converted()
-    checkpoint = vm.load(options.model, revision=options.revision, num_heads=options.num_heads)
+    with conversions_on_stderr():
+        checkpoint = vm.load(options.model, revision=options.revision, num_heads=options.num_heads)
     code = 0
     for path in options.clips:
         try:
@@ -99,22 +101,28 @@ def classify_files(options: argparse.Namespace) -> int:
     return code
 
 
-def say_what_is_converted() -> None:
-    """Show what the conversion of a checkpoint logs, warnings as such, on stderr."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("videomae: %(message)s"))
-    handler.addFilter(name_warnings)
-    logger = logging.getLogger("convert")
-    if not logger.handlers:
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+@contextlib.contextmanager
+def conversions_on_stderr() -> Iterator[None]:
+    """Show what a conversion on first use logs as lines of this command on stderr."""
+    logger, handler = logging.getLogger("convert"), logging.StreamHandler()
+    handler.setFormatter(LogLine())
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
-def name_warnings(record: logging.LogRecord) -> bool:
-    """Begin a warning with that word; every record passes."""
-    if record.levelno >= logging.WARNING and not str(record.msg).startswith("warning: "):
-        record.msg = f"warning: {record.msg}"
-    return True
+class LogLine(logging.Formatter):
+    """A record as one line, "videomae: ..." or "videomae: warning: ..."."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"videomae: {kind}{' '.join(record.getMessage().split())}"
 
 
 def as_json(path: str, model: str, predictions: list) -> str:

@@ -57,19 +57,27 @@ def load(
 
     Raises:
         CheckpointError: (a ValueError) if it is missing, incomplete, damaged or can't be
-            converted; what it says names it and the mend.
+            converted; one line that names it and the mend.
+        ValueError: if `num_heads` can't be.
     """
+    _check_heads(num_heads)
     if is_converted(source) or not _is_source(source):
         if revision is not None:
             raise CheckpointError(f"{source} is a path: revision is for ids on the hub")
         return _load_directory(Path(source), num_heads)
-    directory = _converted(source, revision)
+    directory = _converted(source, revision, num_heads)
     try:
         return _load_directory(directory, num_heads)
     except CheckpointError:
-        # Damaged in the cache, where nobody but this package has anything to lose.
-        _cache().forget(directory)
-        return _load_directory(_converted(source, revision), num_heads)
+        if not _forgotten(directory):
+            raise
+    return _load_directory(_converted(source, revision, num_heads), num_heads)
+
+
+def _check_heads(num_heads: Any) -> None:
+    whole = isinstance(num_heads, int) and not isinstance(num_heads, bool)
+    if num_heads is not None and not (whole and num_heads >= 1):
+        raise ValueError(f"num_heads must be a whole number of at least 1, got {num_heads!r}")
 
 
 def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
@@ -81,6 +89,11 @@ def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
         )
     config = description.config
     if num_heads is not None:
+        if config.hidden_size % num_heads:
+            raise ValueError(
+                f"num_heads must divide the width of the model, {config.hidden_size}, "
+                f"got {num_heads}"
+            )
         config = dataclasses.replace(config, num_attention_heads=num_heads)
     model = ARCHITECTURES[description.architecture](config)
     return Checkpoint(
@@ -104,11 +117,22 @@ def _is_source(source: str | os.PathLike) -> bool:
     return _cache().is_source(source)
 
 
-def _converted(source: str | os.PathLike, revision: str | None) -> Path:
+def _converted(source: str | os.PathLike, revision: str | None, num_heads: int | None) -> Path:
     try:
-        return _cache().converted(source, revision=revision)
+        return _cache().converted(source, revision=revision, num_heads=num_heads)
     # A ConversionError, whose text may be several problems; or a full disk.
     except (ValueError, OSError) as error:
+        problems = "; ".join(str(error).splitlines())
+        if num_heads is not None and "num_attention_heads" in problems:
+            problems = f"num_heads can't be {num_heads}: {problems}"
+        raise CheckpointError(problems) from error
+
+
+def _forgotten(directory: Path) -> bool:
+    """Whether a directory of the cache was damaged, and so is no more."""
+    try:
+        return _cache().forget_damaged(directory)
+    except ValueError as error:
         raise CheckpointError(str(error)) from error
 
 
