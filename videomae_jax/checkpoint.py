@@ -14,8 +14,10 @@ import json
 import logging
 import os
 import sys
+import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -187,23 +189,22 @@ def _hush_leftovers() -> None:
 
     The failure itself is raised; theirs would come as tracebacks on stderr, at any later time.
     """
-    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    logging.getLogger("asyncio").addFilter(
+        lambda record: not (record.exc_info and _is_of_orbax(record.exc_info[2]))
+    )
     hook = sys.unraisablehook
 
-    def hook_unless_closed(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
+    def hook_but_for_orbax(unraisable: Any) -> None:
+        closed = str(unraisable.exc_value) == "Event loop is closed"
+        if not (closed or _is_of_orbax(unraisable.exc_traceback)):
             hook(unraisable)
 
-    sys.unraisablehook = hook_unless_closed
+    sys.unraisablehook = hook_but_for_orbax
 
 
-def _is_not_of_orbax(record: logging.LogRecord) -> bool:
-    traceback = record.exc_info[2] if record.exc_info else None
-    while traceback is not None:
-        if f"{os.sep}orbax{os.sep}" in traceback.tb_frame.f_code.co_filename:
-            return False
-        traceback = traceback.tb_next
-    return True
+def _is_of_orbax(traceback: types.TracebackType | None) -> bool:
+    frames = () if traceback is None else walk_tb(traceback)
+    return any(f"{os.sep}orbax{os.sep}" in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _reason(error: Exception) -> str:
