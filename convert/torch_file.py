@@ -68,6 +68,9 @@ class TorchFile:
         self._mapped = _check(path)
         self._size = path.stat().st_size
         self._open()
+        for name in self.tensors:
+            if not name.isprintable():
+                raise ConversionError(f"{path}: a tensor is named {name[:80]!r}; name it plainly")
         claimed = sum(value.nbytes for value in self.tensors.values() if _is_plain(value))
         if claimed > MOST_SHARED * self._size:
             raise ConversionError(
