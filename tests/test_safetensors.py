@@ -116,10 +116,40 @@ def give_negative_offsets(header):
     header[f"{PROJECTION}.bias"]["data_offsets"] = [-96, 0]
 
 
-@pytest.mark.parametrize(
-    "lie",
-    [lie_about_offsets, lie_about_a_shape, overlap, name_an_unknown_dtype, give_negative_offsets],
-)
+def leave_a_hole(header):
+    for entry in header.values():
+        entry["data_offsets"] = [2 * offset for offset in entry["data_offsets"]]
+        entry["shape"] = [*entry["shape"], 2]
+    first = next(iter(header.values()))
+    first["data_offsets"][1] -= 4
+
+
+def turn_offsets_around(header):
+    header[f"{PROJECTION}.bias"]["data_offsets"].reverse()
+
+
+def leave_offsets_out(header):
+    del header[f"{PROJECTION}.bias"]["data_offsets"]
+
+
+def lose_a_tensor(header):
+    del header[f"{PROJECTION}.bias"]
+
+
+LIES = [
+    lie_about_offsets,
+    lie_about_a_shape,
+    overlap,
+    name_an_unknown_dtype,
+    give_negative_offsets,
+    leave_a_hole,
+    turn_offsets_around,
+    leave_offsets_out,
+    lose_a_tensor,
+]
+
+
+@pytest.mark.parametrize("lie", LIES)
 def test_a_header_that_does_not_fit_the_file(folder, lie):
     path = folder / "model.safetensors"
     header, data = parts_of(path)
@@ -177,17 +207,29 @@ def test_the_suffix_may_be_in_capitals(tmp_path):
 
 @pytest.mark.parametrize(
     ("dtype", "shape", "size"),
-    [("F4", [4], 2), ("F32", [0, 2**62, 2**62], 0), ("F32", [1] * 99, 4)],
+    [
+        ("F4", [4], 2),
+        ("F6_E2M3", [4], 3),
+        ("F8_E4M3", [2], 2),
+        ("F32", [0, 2**62], 0),
+        ("F32", [1] * 99, 4),
+    ],
 )
-def test_a_tensor_that_numpy_has_not_is_named_when_read(tmp_path, dtype, shape, size):
+def test_what_numpy_lacks_is_refused_when_read(tmp_path, dtype, shape, size):
     path = tmp_path / "model.safetensors"
-    write_parts(
-        path, {"x": {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}}, bytes(size)
-    )
-    try:
-        tensor = read_weights(path).tensors["x"]
-    except ConversionError as error:
-        assert "not a readable safetensors file" in str(error)
-        return
-    with pytest.raises(ConversionError, match=f"x .* can't be read as {dtype} "):
+    entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, size]}
+    write_parts(path, {"x": entry}, bytes(size))
+    tensor = read_weights(path).tensors["x"]
+    with pytest.raises(ConversionError) as caught:
         tensor.read()
+    assert str(caught.value).startswith(f"{path}: x {shape} can't be read as {dtype} (")
+
+
+def test_a_file_truncated_at_any_byte(tmp_path):
+    path = tmp_path / "model.safetensors"
+    content = save({"a": np.arange(3, dtype=np.float32), "b": np.ones((2, 2), np.float16)})
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        assert problem(path).startswith(f"{path}: not a readable safetensors file (")
+    path.write_bytes(content)
+    assert set(open_source(path).tensors) == {"a", "b"}
