@@ -223,6 +223,11 @@ HOSTILE = [
     (b"cbuiltins\nbytearray\n\x8a\5" + (2**36).to_bytes(5, "little") + b"\x85R", SIZE),
     (b"c__builtin__\nbytearray\nJ\0\0\0\x70\x85R", SIZE),
     (b"ctorch\nFloatTensor\nJ\0\0\0\x70\x85R", SIZE),
+    (
+        b"ctorch._tensor\n_rebuild_from_type_v2\n(cbuiltins\nbytearray\nctorch\nTensor\n"
+        b"J\0\0\0\x70\x85}tR",
+        "a tensor made by something else",
+    ),
     (b"]" * 2_100_000, "more than 2000000 opcodes"),
     (b"(" + b"N0" * 10, "opcode POP, which files of weights have not"),
     (b"X\0\0\0\x20" + b"x" * (17 * 2**20), LONG),
@@ -254,6 +259,14 @@ def test_one_storage_named_a_thousand_times(tmp_path):
     path = saved({f"x.{index}": row for index in range(1000)}, tmp_path / "model.pth")
     with pytest.raises(ConversionError, match=r": its tensors claim 4000000 bytes, the file has "):
         open_source(path)
+
+
+@pytest.mark.parametrize("options", [{}, OLD], ids=["zip", "before zip"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+def test_a_nested_tensor(tmp_path, options):
+    nested_tensor = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    path = saved({"x": torch.ones(2), "y": nested_tensor}, tmp_path / "model.pth", **options)
+    assert problem(path) == "a nested tensor, which no weights are"
 
 
 def test_tensors_that_share_a_storage_are_read(tmp_path):
