@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from convert.source import open_source
-from tests.fuzz import COMMANDS, COUNT, EXTREMES, command_reader, damage_bytes, run_cases
+from tests.damage import EXTREMES, damage_bytes
+from tests.fuzz import COMMANDS, COUNT, command_reader, run_cases
 from tests.parity.sources import HEADS, SIZES, Original, original_model
 
 FILE = "pytorch_model.bin"
