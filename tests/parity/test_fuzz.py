@@ -1,13 +1,16 @@
 """Damaged torch files, zip and older: 2,000 of each are read or refused in words."""
 
 import io
+import pickle
 import pickletools
+import struct
 import warnings
 import zipfile
 
 import pytest
 import torch
 
+from convert.pickle_scan import Limited, Scan
 from convert.source import open_source
 from tests.damage import EXTREMES, damage_bytes
 from tests.fuzz import COMMANDS, COUNT, command_reader, run_cases
@@ -39,9 +42,38 @@ def small_content():
 
 
 def saved(content, **options) -> bytes:
+    """What torch.save writes, the same in every run."""
     file = io.BytesIO()
     torch.save(content, file, **options)
-    return file.getvalue()
+    return with_plain_keys(file.getvalue()) if options else file.getvalue()
+
+
+def with_plain_keys(content):
+    """A file from before zip whose storages are named and ordered by number, not by address."""
+    *pickles, rest = split_old(content)
+    sizes = Scan().read(Limited(io.BytesIO(pickles[3]))).storages
+    records = {}
+    for key in pickle.loads(pickles[4]):
+        length = 8 + sizes[key]
+        records[key], rest = rest[:length], rest[length:]
+    for number, key in enumerate(sizes):
+        pickles[3] = pickles[3].replace(text_opcode(key), text_opcode(f"{number:010}"))
+    pickles[4] = pickle.dumps([f"{number:010}" for number in range(len(sizes))], 2)
+    return b"".join([*pickles, *(records[key] for key in sizes), rest])
+
+
+def text_opcode(text):
+    return b"X" + struct.pack("<L", len(text)) + text.encode()
+
+
+def split_old(content):
+    """The five pickles that a file from before zip begins with, and the tensors behind them."""
+    parts = []
+    for _ in range(5):
+        *_, (_, _, stop) = pickletools.genops(content)
+        parts.append(content[: stop + 1])
+        content = content[stop + 1 :]
+    return [*parts, content]
 
 
 def read_all(folder) -> None:
@@ -133,17 +165,10 @@ def folder(tmp_path):
 
 def damage_old(content, draw):
     """A file of five pickles and the tensors behind them, one of those damaged."""
-    parts, rest = [], content
-    for _ in range(5):
-        *_, (_, _, stop) = pickletools.genops(rest)
-        parts.append(rest[: stop + 1])
-        rest = rest[stop + 1 :]
+    parts = split_old(content)
     at = draw.choice([0, 1, 2, 3, 3, 3, 3, 4, 4, 5])
-    if at == 5:
-        rest = damage_bytes(rest, draw)
-    else:
-        parts[at] = damage_pickle(parts[at], draw)
-    return b"".join(parts) + rest
+    parts[at] = damage_bytes(parts[at], draw) if at == 5 else damage_pickle(parts[at], draw)
+    return b"".join(parts)
 
 
 def draw_archive(whole):
@@ -180,6 +205,7 @@ def test_files_from_before_zip(folder):
 
 @pytest.mark.parametrize("kind", ["zip", "before zip"])
 def test_the_whole_command(folder, capsys, kind):
+    torch.manual_seed(0)
     content = {"model": original_model(Original()).state_dict(), "epoch": 7}
     draw = draw_old(saved(content, **OLD)) if kind != "zip" else draw_archive(saved(content))
     read = command_reader(capsys, FILE, *SIZES, *HEADS)
