@@ -119,7 +119,7 @@ def _model(source: Source, network: Network) -> tuple[VideoModel, dict[str, Any]
         model = ARCHITECTURES[network.architecture](network.config)
         return model, abstract_params(model)
     # Sizes that are too large for a network, or for this machine, fail where they are used first.
-    except (ValueError, OverflowError, MemoryError) as error:
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:
         raise ConversionError(
             f"{source.path}: no network can have these sizes ({error})"
         ) from error
