@@ -124,10 +124,10 @@ def run(options: argparse.Namespace) -> None:
     """Convert as asked and print the report."""
     from convert import hub, job, report_text, verify
     from convert.errors import ConversionError
-    from videomae_jax import checkpoint
+    from videomae_jax.writing import refuse_existing
 
     if options.out is not None:
-        checkpoint.refuse_existing(options.out)
+        refuse_existing(options.out)
     if options.verify:
         verify.import_reference()
     snapshot = None
@@ -165,9 +165,9 @@ def run(options: argparse.Namespace) -> None:
 def run_back(options: argparse.Namespace) -> None:
     """Write a PyTorch checkpoint as asked and print what is in it."""
     from convert import back, verify
-    from videomae_jax import checkpoint
+    from videomae_jax.writing import refuse_existing
 
-    checkpoint.refuse_existing(options.out)
+    refuse_existing(options.out)
     if options.verify:
         verify.import_reference()
     export = back.read(options.source, options.to, dtype=options.dtype)

@@ -6,16 +6,18 @@
 import dataclasses
 import importlib.metadata
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import videomae_jax
 from convert.cautions import cautions
 from convert.hub import Snapshot
 from convert.recognize import Network
-from convert.settings import trained_head_dim
+from convert.settings import HEAD_DIMS, POSITIONS
 from convert.source import Source
 from convert.translate import flatten
 from videomae_jax.config import VARIANTS, VideoMAEConfig
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 REPORT_FORMAT = "videomae_jax/conversion/2"
 PACKAGES = (
-    "videomae-jax",
     "jax",
     "flax",
     "orbax-checkpoint",
@@ -37,6 +38,24 @@ PACKAGES = (
     "torch",
     "transformers",
 )
+
+# Why what lies beside the weights in a torch file is left, by the beginning of its name.
+BESIDE = (
+    (r"optim", "the optimizer's state, for training on"),
+    (r"(lr_|loss_)?(scheduler|scaler)|amp", "the training loop's state, for training on"),
+    (r"epoch|iter|step|global_s|skipped_s|micro_s|max_acc|best", "how far training had come"),
+    (r"args|arg_|cfg|config|meta|hyper|ds_", "the settings of the training run"),
+    (r"model$|module$|state_dict$", "the weights of the last step, not averaged"),
+    (r"message_hub|callbacks|loops|pytorch-lightning", "the training framework's own records"),
+)
+NOT_WEIGHTS = "no weights of this network"
+
+# What a network is told that no shape shows; `model_config` of VideoMAE V2 has other names for it.
+UNSEEN = {
+    "num_attention_heads": ("num_heads",),
+    "image_size": ("img_size",),
+    "num_frames": ("num_frames", "all_frames"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +84,9 @@ def report(findings: Findings) -> dict[str, Any]:
             "files": list(findings.files),
             "layout": findings.network.layout.name,
             "entry": source.entry,
-            "ignored_entries": list(source.ignored_entries),
+            "ignored_entries": [
+                {"name": name, "reason": _why_left(name, source)} for name in source.ignored_entries
+            ],
             "averaged_entry": source.averaged,
         },
         "network": _network(findings),
@@ -73,7 +94,8 @@ def report(findings: Findings) -> dict[str, Any]:
         "labels": _labels(findings),
         "tensors": _tensors(findings),
         "statistics": _statistics(flatten(findings.params)),
-        "versions": {name: _version(name) for name in PACKAGES},
+        "versions": {"videomae-jax": videomae_jax.__version__}
+        | {name: _version(name) for name in PACKAGES},
         "verification": None,
         "written": [],
     }
@@ -84,30 +106,70 @@ def _hub(snapshot: Snapshot | None) -> dict[str, str] | None:
     return {"id": snapshot.repo_id, "revision": snapshot.revision} if snapshot else None
 
 
+def _why_left(name: str, source: Source) -> str:
+    if name == source.averaged:
+        return "averaged weights; --weights ema takes them"
+    found = (reason for pattern, reason in BESIDE if re.match(pattern, name, re.IGNORECASE))
+    return next(found, NOT_WEIGHTS)
+
+
 def _network(findings: Findings) -> dict[str, Any]:
     network = findings.network
     config = network.config
-    eps = {"blocks": config.layer_norm_eps}
-    if network.architecture == "VideoClassifier" and config.use_mean_pooling:
-        eps["fc_norm"] = config.fc_norm_eps
-    if network.architecture == "VideoPretrainer":
-        eps["decoder.norm"] = config.decoder_norm_eps
     count = sum(leaf.size for leaf in flatten(findings.params).values())
     return {
         "architecture": network.architecture,
         "parameters": count,
-        "nearest_variant": _nearest_variant(network.architecture, config),
+        "nearest_variant": nearest_variant(network.architecture, config),
         "heads": config.num_attention_heads,
         "head_dim": config.head_dim,
-        "trained_head_dim": trained_head_dim(config.hidden_size),
-        "layer_norm_eps": eps,
+        "trained_head_dim": HEAD_DIMS.get(config.hidden_size),
+        "layer_norm_eps": _eps(network.architecture, config),
         "dtype": findings.request.dtype,
+        "assumed": _assumed(findings),
         "overrides": {name: _plain(value) for name, value in network.overrides.items()},
         "config": config.to_dict(),
     }
 
 
-def _nearest_variant(architecture: str, config: VideoMAEConfig) -> dict[str, Any]:
+def _eps(architecture: str, config: VideoMAEConfig) -> dict[str, float]:
+    """Of every LayerNorm that the network has: those of all blocks are alike."""
+    eps = {"blocks": config.layer_norm_eps}
+    if not config.use_mean_pooling:
+        eps["encoder.norm"] = config.layer_norm_eps
+    elif architecture == "VideoClassifier":
+        eps["fc_norm"] = config.fc_norm_eps
+    if architecture == "VideoPretrainer":
+        eps["decoder.norm"] = config.decoder_norm_eps
+    return eps
+
+
+def _assumed(findings: Findings) -> list[str]:
+    """The config fields that nothing tells, neither file nor settings nor user."""
+    network, layout = findings.network, findings.network.layout
+    if layout.settings == "transformers":
+        return []
+    told = set(network.overrides)
+    if layout.settings == "model_config":
+        said = findings.source.config["model_config"]
+        told |= {
+            field
+            for field, names in UNSEEN.items()
+            if any(said.get(name) is not None for name in names)
+        }
+    # Cosine attention has a factor for each head, stored positions show the size of the frames.
+    if network.config.cos_attn:
+        told |= {"num_attention_heads", "decoder_num_attention_heads"}
+    found = (layout.find(layout.strip(name)) for name in findings.source.tensors)
+    if layout.settings is None and any(rule and rule[0].target == POSITIONS for rule in found):
+        told.add("image_size")
+    unseen = list(UNSEEN)
+    if network.architecture == "VideoPretrainer":
+        unseen.append("decoder_num_attention_heads")
+    return [field for field in unseen if field not in told]
+
+
+def nearest_variant(architecture: str, config: VideoMAEConfig) -> dict[str, Any]:
     """The published size nearest to this one, and what it would count with the same head."""
 
     def blocks(sizes: VideoMAEConfig) -> float:
@@ -128,12 +190,30 @@ def _preprocessing(findings: Findings) -> dict[str, Any]:
         "source": findings.preprocess_source,
         "description": given.describe(),
         "original": original.describe(),
-        "differs_in": [
-            name
-            for name in ("resize", "size", "crop_size", "image_mean", "image_std")
-            if getattr(given, name) != getattr(original, name)
-        ],
+        "differs_in": differences(given, original),
     }
+
+
+def differences(given: Preprocess, original: Preprocess) -> list[str]:
+    """The fields in which `given` does another thing to the pixels than `original`.
+
+    A field that has no effect, because its step is left out, is not compared; nor are sizes where
+    the crop is no square, since the original code has only square ones.
+    """
+    names = [f"do_{step}" for step in ("resize", "center_crop", "rescale", "normalize")]
+    if given.do_resize:
+        names += ["resize", "resample"]
+    if original.crop_size["height"] == original.crop_size["width"]:
+        names += ["size"] * given.do_resize + ["crop_size"] * given.do_center_crop
+    if given.do_rescale:
+        names.append("rescale_factor")
+    fields = {name: (getattr(given, name), getattr(original, name)) for name in names}
+    if given.do_normalize:
+        for name in ("image_mean", "image_std"):
+            value, wanted = getattr(given, name), getattr(original, name)
+            # One number stands for every colour.
+            fields[name] = (value if isinstance(value, tuple) else (value,) * 3, wanted)
+    return [name for name, (value, wanted) in fields.items() if value != wanted]
 
 
 def _labels(findings: Findings) -> dict[str, Any]:
@@ -161,12 +241,11 @@ def _statistics(leaves: Mapping[str, np.ndarray]) -> dict[str, Any]:
     biases, norms = {}, {}
     for path, leaf in leaves.items():
         stem, _, last = path.rpartition("/")
-        values = leaf.astype(np.float32, copy=False)
         if last in ("query_bias", "value_bias"):
-            lengths = np.linalg.norm(values, axis=-1)
-            biases[path] = _range(lengths)
+            # In float64, in which no norm overflows.
+            biases[path] = _range(np.linalg.norm(leaf.astype(np.float64), axis=-1))
         elif "norm" in stem.rpartition("/")[2]:
-            norms.setdefault(stem, {})[last] = _range(values)
+            norms.setdefault(stem, {})[last] = _range(leaf)
     return {"bias_norms": biases, "layer_norms": norms}
 
 

@@ -17,12 +17,13 @@ from convert import job
 from convert.digests import digest_files
 from convert.errors import ConversionError
 from convert.layouts import HUGGING_FACE, ORIGINAL, Layout, Rule
-from convert.pytorch_files import compare, new_file, save_safetensors, save_torch
+from convert.pytorch_files import compare, save_safetensors, save_torch
 from convert.source import open_source
 from convert.translate import flatten, target_path, view
 from videomae_jax import checkpoint
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.model import ARCHITECTURES, abstract_params
+from videomae_jax.writing import new_directory, new_file, write_json
 
 TARGETS = {"huggingface": HUGGING_FACE, "original": ORIGINAL}
 
@@ -190,17 +191,15 @@ def write(
             if prove is not None:
                 prove(file)
         return
-    with checkpoint.new_directory(out) as folder:
+    with new_directory(out) as folder:
         save_safetensors(tensors, folder / "model.safetensors")
-        checkpoint.write_json(
-            folder / "preprocessor_config.json", hugging_face_preprocessor(export)
-        )
-        checkpoint.write_json(folder / "config.json", hugging_face_config(export))
+        write_json(folder / "preprocessor_config.json", hugging_face_preprocessor(export))
+        write_json(folder / "config.json", hugging_face_config(export))
         compare(open_source(folder), tensors)
         content = _report(export, sorted(folder.iterdir()))
         if prove is not None:
             content |= prove(folder)
-        checkpoint.write_json(folder / "conversion.json", content)
+        write_json(folder / "conversion.json", content)
 
 
 def reopen(export: Export, written: Path) -> job.Conversion:

@@ -1,10 +1,19 @@
 """What a user should know before trusting a conversion, each in a sentence or two."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from convert.settings import HEAD_DIMS
 from videomae_jax.config import VideoMAEConfig
+
+# Of the preprocessing: what the pixel values depend on, rather than which pixels are taken.
+COLOUR_FIELDS = (
+    "do_rescale",
+    "do_normalize",
+    "rescale_factor",
+    "image_mean",
+    "image_std",
+)
 
 
 def cautions(report: Mapping[str, Any]) -> list[str]:
@@ -17,9 +26,8 @@ def cautions(report: Mapping[str, Any]) -> list[str]:
         _about_preprocessing(preprocessing),
         _about_labels(report["labels"]),
         _about_averaged(report["source"]["averaged_entry"]),
+        _about_assumptions(network["assumed"], config),
     ]
-    if report["source"]["layout"] in ("original", "mmaction2"):
-        found.append(_about_assumptions(network, config))
     return [text for text in found if text is not None]
 
 
@@ -53,15 +61,17 @@ def _about_biases(norms: Mapping[str, list[float]]) -> str | None:
 def _about_preprocessing(preprocessing: Mapping[str, Any]) -> str | None:
     if preprocessing["source"] == "assumed":
         return (
-            "No preprocessor_config.json: preprocessing is assumed. A wrong mean or resize rule "
-            "costs accuracy without a word."
+            "No preprocessor_config.json: preprocessing is assumed, mean and std 0.5 as in "
+            "transformers. A wrong mean or resize rule costs accuracy without a word."
         )
-    colours = [name for name in preprocessing["differs_in"] if name.startswith("image_")]
+    # How a Hugging Face folder's frames are resized is always another than the original's.
+    colours = [name for name in preprocessing["differs_in"] if name in COLOUR_FIELDS]
     if not colours:
         return None
     return (
         f"{preprocessing['source']} has another {' and '.join(colours)} than the original code "
-        f"trained with (ImageNet's). If the weights are the published ones, accuracy suffers."
+        f"trained with (ImageNet's mean and std). If the weights are the published ones, accuracy "
+        f"suffers."
     )
 
 
@@ -77,21 +87,17 @@ def _about_averaged(entry: str | None) -> str | None:
     return f"The file also holds averaged weights ({entry}): --weights ema takes those."
 
 
-def _about_assumptions(network: Mapping[str, Any], config: VideoMAEConfig) -> str | None:
+def _about_assumptions(assumed: Sequence[str], config: VideoMAEConfig) -> str | None:
     """What neither the file nor the user said, each with the option that says it."""
-    said = {
+    texts = {
         "num_attention_heads": f"{config.num_attention_heads} heads of {config.head_dim} "
         f"(--num-heads)",
         "image_size": f"{' x '.join(map(str, config.image_size))} pixels (--image-size)",
         "num_frames": f"{config.num_frames} frames (--num-frames)",
+        "decoder_num_attention_heads": f"{config.decoder_num_attention_heads} decoder heads "
+        f"(--decoder-num-heads)",
     }
-    # Cosine attention has a factor for each head, so that the file does tell.
-    if config.cos_attn:
-        del said["num_attention_heads"]
-    if network["architecture"] == "VideoPretrainer" and not config.cos_attn:
-        heads = f"{config.decoder_num_attention_heads} decoder heads (--decoder-num-heads)"
-        said["decoder_num_attention_heads"] = heads
-    assumed = [text for field, text in said.items() if field not in network["overrides"]]
-    return (
-        f"The file doesn't tell, so these are assumed: {', '.join(assumed)}." if assumed else None
-    )
+    if not assumed:
+        return None
+    said = ", ".join(texts[field] for field in assumed)
+    return f"The file doesn't tell, so these are assumed: {said}."

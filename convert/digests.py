@@ -24,7 +24,7 @@ def digest_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> l
     """{"name", "bytes", "sha256"} of each file; names below a folder, or bare ones."""
     return [
         {
-            "name": path.name if relative_to is None else str(path.relative_to(relative_to)),
+            "name": path.name if relative_to is None else path.relative_to(relative_to).as_posix(),
             "bytes": path.stat().st_size,
             "sha256": sha256(path),
         }
@@ -38,7 +38,7 @@ class Digests:
     def __init__(self, paths: Sequence[Path]):
         self._paths = tuple(dict.fromkeys(paths))
         self._stop: list[bool] = []
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sha256")
         self._digests: list[Future[str]] = []
 
     def __enter__(self) -> "Digests":

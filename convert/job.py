@@ -64,17 +64,19 @@ def convert(
     opened = open_source(source, weights=request.weights)
     layout = find_layout(opened)
     with Digests(files_read(opened, layout, request)) as digests:
-        overrides, rows = dict(request.overrides), None
+        overrides, rows, stored = dict(request.overrides), None, None
         if request.label_map is not None:
             rows = read_label_map(request.label_map)
-            opened = take_rows(opened, layout, rows, request.label_map)
+            opened, stored = take_rows(opened, layout, rows, request.label_map)
             overrides["num_labels"] = len(rows)
         network = recognize(opened, layout, overrides)
         model, like = _model(opened, network)
         params = _translate(opened, network, like, request.dtype, progress)
         preprocess, preprocess_source = _preprocess(opened, network)
         # After the weights, which prove that there are as many classes as the config says.
-        labels, labels_source = class_names(opened, network, request.labels, rows)
+        labels, labels_source = class_names(
+            opened, network, request.labels, rows=rows, stored=stored
+        )
         findings = audit.Findings(
             source=opened,
             network=network,

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,33 +36,40 @@ def read_label_map(path: str | os.PathLike) -> tuple[int, ...]:
         raise ConversionError(f"{path}: must hold a JSON list of row numbers")
     for row in rows:
         if isinstance(row, bool) or not isinstance(row, int) or row < 0:
-            raise ConversionError(f"{path}: row numbers count from 0, got {row!r}")
+            raise ConversionError(f"{path}: row numbers count from 0, got {reprlib.repr(row)}")
     row, times = Counter(rows).most_common(1)[0]
     if times > 1:
         raise ConversionError(f"{path}: takes row {row} {times} times")
     return tuple(rows)
 
 
-def take_rows(source: Source, layout: Layout, rows: Sequence[int], path: object) -> Source:
+def take_rows(
+    source: Source, layout: Layout, rows: Sequence[int], path: object
+) -> tuple[Source, int]:
     """The source with only these rows of its classification head, in this order.
+
+    Beside it the number of rows that are stored.
 
     Raises:
         ConversionError: if it has no head, or fewer rows; `path`, where the rows were read, is
             named.
     """
     tensors = dict(source.tensors)
-    heads = [name for name in tensors if _is_head(layout, name)]
+    heads = sorted(name for name in tensors if _is_head(layout, name))
     if not heads:
         raise ConversionError(f"{path}: {source.path} has no classes to take rows of")
+    counts = {name: tensors[name].shape[0] if tensors[name].shape else 0 for name in heads}
+    if len(set(counts.values())) > 1:
+        said = ", ".join(f"{name} has {count}" for name, count in counts.items())
+        raise ConversionError(f"{source.path}: its head has no one number of classes: {said}")
+    stored = counts[heads[0]]
+    if max(rows) >= stored:
+        raise ConversionError(
+            f"{path}: takes row {max(rows)} counted from 0, but {source.path} has {stored} classes"
+        )
     for name in heads:
-        stored = tensors[name]
-        count = stored.shape[0] if stored.shape else 0
-        if max(rows) >= count:
-            raise ConversionError(
-                f"{path}: takes row {max(rows)}, but {name} of {source.path} has {count}"
-            )
-        tensors[name] = _with_rows(stored, list(rows))
-    return dataclasses.replace(source, tensors=tensors)
+        tensors[name] = _with_rows(tensors[name], list(rows))
+    return dataclasses.replace(source, tensors=tensors), stored
 
 
 def _is_head(layout: Layout, name: str) -> bool:

@@ -151,6 +151,14 @@ class Scan:
             isinstance(item, int) for item in arguments.items
         ):
             raise ValueError(f"{name} of a size without values")
+        # It has no shape to tell, and takes its sizes on trust.
+        if name.endswith("_rebuild_nested_tensor"):
+            raise ValueError("a nested tensor, which no weights are")
+        # It calls its first argument, with the third.
+        if name.endswith("_rebuild_from_type_v2"):
+            called = arguments.items[0]
+            if not (isinstance(called, Global) and called.name.startswith("torch._utils._rebuild")):
+                raise ValueError("a tensor made by something else")
         # The result may hold its arguments, and is hashed with them.
         self._stack.append(Built((), arguments.depth, arguments.size))
 

@@ -1,9 +1,7 @@
-"""Named arrays -> files for PyTorch, whole or not at all, and read back to prove it."""
+"""Named arrays -> files for PyTorch, and read back to prove it."""
 
-import contextlib
 import os
-import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -72,27 +70,3 @@ def compare(source: Source, tensors: Mapping[str, np.ndarray]) -> None:
         given = source.tensors[name].read()
         if not np.array_equal(given.astype(np.float32), values.astype(np.float32)):
             raise ConversionError(f"{source.path}: {name} is read back otherwise than written")
-
-
-@contextlib.contextmanager
-def new_file(out: str | os.PathLike) -> Iterator[Path]:
-    """A temporary sibling, renamed to `out` on leaving and removed if the body raises.
-
-    Raises:
-        CheckpointError: if `out` exists.
-        ConversionError: if its folder can't be made.
-    """
-    out = Path(out)
-    checkpoint.refuse_existing(out)
-    # torch's readers go by the suffix, as ours do.
-    sibling = out.with_name(f".{out.stem}.{uuid.uuid4().hex[:8]}{out.suffix}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConversionError(f"{out}: can't be made ({error.strerror})") from error
-    try:
-        yield sibling
-        checkpoint.refuse_existing(out)
-        sibling.rename(out)
-    finally:
-        sibling.unlink(missing_ok=True)

@@ -10,8 +10,9 @@ from convert import settings
 from convert.errors import ConversionError
 from convert.layouts import LAYOUTS, Layout
 from convert.source import Source
+from convert.translate import FLOATS
 from convert.weights import Tensor
-from videomae_jax.config import VideoMAEConfig
+from videomae_jax.config import MOST_TOKENS, VideoMAEConfig
 from videomae_jax.tokens import sinusoid_table
 
 HF_ARCHITECTURES = {
@@ -148,9 +149,13 @@ def _positions(source: Source, layout: Layout) -> Tensor | None:
 
 def _why_no_positions(tensor: Tensor) -> str | None:
     """The reason to leave stored positions out: they are the sinusoids. None: they are learnt."""
-    if len(tensor.shape) != 3 or tensor.shape[0] != 1:
+    # A file of a few bytes can declare any shape, and a table of it takes memory.
+    if tensor.dtype not in FLOATS or len(tensor.shape) != 3:
         return None
-    table = sinusoid_table(*tensor.shape[1:])
+    one, count, width = tensor.shape
+    if one != 1 or not 0 < count <= MOST_TOKENS or not width:
+        return None
+    table = sinusoid_table(count, width)
     apart = np.abs(tensor.read().astype(np.float32)[0] - table).max(initial=0.0)
     if not apart <= SINUSOID_TOLERANCE.get(tensor.dtype, 1e-6):
         return None

@@ -21,8 +21,7 @@ from videomae_jax.config import VideoMAEConfig
 
 # Names of any layout -> of a `state_dict` of transformers 5, without "videomae.".
 RENAMES = (
-    (r"^(module\.|_orig_mod\.|backbone\.|model\.)+", ""),
-    (r"^encoder\.(?!layer\.)", ""),
+    (r"^(module\.|_orig_mod\.|backbone\.|model\.|encoder\.(?!layer\.))+", ""),
     (r"^patch_embed\.(proj|projection)\.", "embeddings.patch_embeddings.projection."),
     (r"^blocks\.", "encoder.layer."),
     (r"^norm\.", "layernorm."),

@@ -173,12 +173,13 @@ def _image_size(positions: Tensor, fields: Mapping[str, Any]) -> tuple[int, int]
     defaults = VideoMAEConfig()
     frames = fields.get("num_frames", defaults.num_frames)
     count = positions.shape[-2] if len(positions.shape) > 1 else 0
-    times = frames // fields["tubelet_size"]
-    side = math.isqrt(count // times) if times else 0
+    tubelet = fields["tubelet_size"]
+    times = frames // tubelet if tubelet else 0
+    side = math.isqrt(count // times) if times > 0 else 0
     if not side or side * side * times != count:
         raise ValueError(
             f"{count} positions are no square frames of {frames} frames in tubelets of "
-            f"{fields['tubelet_size']}; say --image-size HxW and --num-frames T"
+            f"{tubelet}; say --image-size HxW and --num-frames T"
         )
     height, width = fields["patch_size"]
     return side * height, side * width

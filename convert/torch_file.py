@@ -64,10 +64,14 @@ class TorchFile:
     """
 
     def __init__(self, path: Path, *, choice: str = "model"):
+        _need_torch(path)
         self._path, self._choice = path, choice
         self._mapped = _check(path)
         self._size = path.stat().st_size
         self._open()
+        for name in self.tensors:
+            if not name.isprintable():
+                raise ConversionError(f"{path}: a tensor is named {name[:80]!r}; name it plainly")
         claimed = sum(value.nbytes for value in self.tensors.values() if _is_plain(value))
         if claimed > MOST_SHARED * self._size:
             raise ConversionError(
@@ -180,14 +184,19 @@ def _check_old(file: Any, size: int) -> None:
         raise ValueError(f"its tensors claim {claimed} bytes, it has {size}")
 
 
-def _load(path: Path, *, mmap: bool) -> Any:
+def _need_torch(path: Path) -> None:
     try:
-        import torch
+        import torch  # noqa: F401
     except ImportError as error:
         raise ConversionError(
             f"{path}: reading it needs torch; pip install 'videomae-jax[torch]', or convert it "
             f"to safetensors elsewhere"
         ) from error
+
+
+def _load(path: Path, *, mmap: bool) -> Any:
+    import torch
+
     try:
         # Files of training runs keep their command line, a plain Namespace, beside the weights.
         # torch's warnings are on how a file was written, of which its reader can change nothing.

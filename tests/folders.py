@@ -10,10 +10,18 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from benchmarks.checkpoints import draw, hugging_face_config, hugging_face_shapes, original_shapes
+from benchmarks.checkpoints import (
+    draw,
+    hugging_face_config,
+    hugging_face_shapes,
+    mmaction2_shapes,
+    original_shapes,
+    v2_hub_shapes,
+)
 from convert.__main__ import main
 from tests.configs import TINY
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.tokens import sinusoid_table
 
 ARCHITECTURES = ("VideoClassifier", "VideoPretrainer", "VideoEncoder")
 
@@ -54,9 +62,32 @@ def write_original(
     return path
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_mmaction2(path: Path, config: VideoMAEConfig = TINY, **more: np.ndarray) -> Path:
+    """A classifier as mmaction2 saves it, its table of positions among the tensors, and `more`."""
+    table = np.array(sinusoid_table(config.num_tokens, config.hidden_size), np.float32)
+    tensors = dict(draw(mmaction2_shapes(config, "VideoClassifier")))
+    save_file(tensors | {"backbone.pos_embed": table[None]} | more, path)
+    return path
+
+
+def write_v2_hub(folder: Path, config: VideoMAEConfig = TINY, **model_config: Any) -> Path:
+    """An encoder of VideoMAE V2 as on the hub; `model_config` is what its config.json says."""
+    folder.mkdir(parents=True)
+    save_file(dict(draw(v2_hub_shapes(config, "VideoEncoder"))), folder / "model.safetensors")
+    write_json(folder / "config.json", {"model_config": model_config})
+    return folder
+
+
+def write_names(path: Path, count: int) -> Path:
+    """A file of class names, one a line."""
+    path.write_text("".join(f"class {index}\n" for index in range(count)), encoding="utf-8")
+    return path
+
+
+def write_json(path: Path, content: Any) -> Path:
     """Write a JSON file."""
     path.write_text(json.dumps(content), encoding="utf-8")
+    return path
 
 
 def run(*arguments: object) -> int:

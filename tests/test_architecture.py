@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # A file or folder of videomae_jax imports from strictly higher rows of this table only.
 LAYERS = (
-    ("activations", "command", "containers", "fields", "labels", "resizing", "sampling"),
+    ("activations", "command", "containers", "fields", "labels", "resizing", "sampling", "writing"),
     ("attention", "config", "processing", "video"),
     ("layers", "masking", "tokens"),
     ("checkpoint", "losses", "model"),

@@ -1,7 +1,10 @@
 """The command from end to end, without torch: what it prints, writes and refuses."""
 
 import dataclasses
+import hashlib
 import json
+import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +40,11 @@ def folder(tmp_path):
     return write_folder(tmp_path / "folder")
 
 
+def unfolded(text):
+    """A report with its folded lines joined, and one space where there are several."""
+    return re.sub(" +", " ", re.sub(r"\n +", " ", text))
+
+
 def read(path):
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -67,15 +75,30 @@ def test_out_may_be_relative_and_deep(folder, tmp_path, monkeypatch):
 REPORT = """\
 source         {folder}
 layout         huggingface
-architecture   VideoClassifier, 15,919 parameters
+files          model.safetensors         69,244 bytes  sha256 {digests[0]}
+               config.json                  846 bytes  sha256 {digests[1]}
+               preprocessor_config.json     146 bytes  sha256 {digests[2]}
+architecture   VideoClassifier
+parameters     15,919 in float32 (the nearest published size, small, has 21,882,631)
 width, layers  24, 3
 heads          2 of 12
 clip           6 frames of 12 x 20, 3 channels, tubelets of 2 x 4 x 4
 LayerNorm eps  1e-12 blocks, 1e-05 fc_norm
-preprocessing  {preprocess}
+preprocessing  short side 12 (pil bilinear, antialiased), centre crop 12x20, mean 0.485 0.456 0.406,
+               std 0.229 0.224 0.225
                (preprocessor_config.json)
+original       short side 20 (opencv bilinear, not antialiased), centre crop 12x20,
+               mean 0.485 0.456 0.406, std 0.229 0.224 0.225
+               (other resize)
 labels         7 (config.json)
-tensors        51 read, 51 mapped, 0 unused; 51 F32
+tensors        51 read, 51 mapped, 0 ignored; 51 F32
+q/v biases     norm in a layer, smallest and largest
+               encoder/layers/attention/qkv/query_bias      0.402     0.533
+               encoder/layers/attention/qkv/value_bias      0.271     0.648
+LayerNorms     smallest and largest                                  scale                   bias
+               encoder/layers/norm_1                        0.785       1.2       -0.241     0.286
+               encoder/layers/norm_2                        0.715      1.23       -0.235     0.246
+               fc_norm                                      0.851      1.26       -0.133     0.228
 """
 NAMES = "running jumping swimming rowing singing cooking sleeping".split()
 PREPROCESSOR = {
@@ -103,10 +126,16 @@ def test_the_report_alone_writes_nothing(complete, capsys):
     before = listing(complete.parent)
     assert run(complete) == 0
     printed = capsys.readouterr()
-    preprocess = convert(complete).description.preprocess.describe()
-    assert printed.out == REPORT.format(folder=complete, preprocess=preprocess)
-    assert "0.485 0.456 0.406" in preprocess
-    assert "0.229 0.224 0.225" in preprocess
+    files = ("model.safetensors", "config.json", "preprocessor_config.json")
+    digests = [hashlib.sha256((complete / name).read_bytes()).hexdigest()[:12] for name in files]
+    wanted = REPORT.format(folder=complete, digests=digests)
+    assert printed.out[: len(wanted)] == wanted
+    versions = printed.out.removeprefix(wanted)
+    assert versions.startswith(
+        f"versions       videomae-jax {vm.__version__}, jax {jax.__version__}"
+    )
+    assert "warning" not in versions
+    assert max(map(len, printed.out.replace(str(complete), "").splitlines())) <= 100
     assert printed.err == ""
     assert listing(complete.parent) == before
 
@@ -118,35 +147,53 @@ def test_the_report_is_written(complete, tmp_path):
     assert loaded.labels.names == tuple(NAMES)
     assert read(tmp_path / "out" / "labels.json") == NAMES
     assert loaded.preprocess.image_mean == tuple(PREPROCESSOR["image_mean"])
-    assert report["format"] == "videomae_jax/conversion/1"
+    assert report["format"] == "videomae_jax/conversion/2"
+    files = report["source"].pop("files")
+    names = ["model.safetensors", "config.json", "preprocessor_config.json"]
+    assert [file["name"] for file in files] == names
     assert report["source"] == {
         "path": str(complete),
-        "files": ["model.safetensors"],
+        "hub": None,
         "layout": "huggingface",
         "entry": None,
         "ignored_entries": [],
+        "averaged_entry": None,
     }
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(loaded.params))
+    # small with 7 classes: 393 * 384 fewer parameters, and 393 fewer biases.
+    nearest = {"name": "small", "parameters": 22_033_936 - 393 * 385}
     assert report["network"] == {
         "architecture": "VideoClassifier",
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
+        "parameters": parameters,
+        "nearest_variant": nearest,
         "heads": 2,
         "head_dim": 12,
+        "trained_head_dim": None,
+        "layer_norm_eps": {"blocks": 1e-12, "fc_norm": 1e-5},
+        "dtype": "float32",
+        "assumed": [],
         "overrides": {},
         "config": TINY.to_dict(),
     }
-    assert report["preprocessing"]["source"] == "preprocessor_config.json"
-    assert report["preprocessing"]["description"] == loaded.preprocess.describe()
-    assert report["labels"] == {"source": "config.json", "count": 7}
-    assert report["tensors"] == {"read": 51, "mapped": 51, "unused": 0, "dtypes": {"F32": 51}}
-    assert report["warnings"] == []
+    assert report["preprocessing"] == {
+        "source": "preprocessor_config.json",
+        "description": loaded.preprocess.describe(),
+        "original": Preprocess.original(TINY.image_size).describe(),
+        "differs_in": ["resize"],
+    }
+    assert report["labels"] == {"source": "config.json", "count": 7, "label_map": None}
+    tensors = {"read": 51, "mapped": 51, "ignored": [], "dtypes": {"F32": 51}}
+    assert report["tensors"] == tensors
+    assert (report["verification"], report["warnings"]) == (None, [])
     assert report["versions"]["jax"] == jax.__version__
+    assert report["versions"]["videomae-jax"] == vm.__version__
 
 
 def test_the_report_of_a_pretrainer_shows_its_decoder(tmp_path, capsys):
     assert run(write_folder(tmp_path / "folder", architecture="VideoPretrainer")) == 0
     out = capsys.readouterr().out
     assert "\ndecoder        20 wide, 2 layers, 5 heads of 4\n" in out
-    assert "\nLayerNorm eps  1e-12 blocks, 1e-05 decoder norm\n" in out
+    assert "\nLayerNorm eps  1e-12 blocks, 1e-05 decoder.norm\n" in out
     assert "\nlabels         0 (no classes)\n" in out
 
 
@@ -165,8 +212,8 @@ def test_what_is_assumed_is_a_warning(folder, capsys):
 def test_the_trap_of_sixteen_heads_is_a_warning(tmp_path, capsys):
     folder = write_folder(tmp_path / "folder", config=SMALL_WIDTH)
     assert run(folder) == 0
-    out = capsys.readouterr().out
-    assert "\nheads          16 of 24\n" in out
+    out = unfolded(capsys.readouterr().out)
+    assert "\nheads 16 of 24 (!) where training had 6 of 64: see the warning below\n" in out
     assert "warning: 16 heads of 24: models 384 wide were trained" in out
     assert "with 6 heads of 64" in out
     assert "The published config of the small models says 16" in out
@@ -176,7 +223,7 @@ def test_the_trap_of_sixteen_heads_is_a_warning(tmp_path, capsys):
 def test_other_heads_than_a_wider_model_has_are_a_warning(tmp_path, capsys):
     config = dataclasses.replace(SMALL_WIDTH, hidden_size=768, intermediate_size=8)
     assert run(write_folder(tmp_path / "folder", config=config)) == 0
-    out = capsys.readouterr().out
+    out = unfolded(capsys.readouterr().out)
     assert "warning: 16 heads of 48: models 768 wide were trained by the original code with " in out
     assert "with 12 heads of 64. Convert again with --num-heads 12 and compare." in out
 
@@ -307,7 +354,9 @@ def test_safetensors_need_no_torch(folder, tmp_path):
 
 def test_torch_files_say_what_to_install(tmp_path):
     path = tmp_path / "model.pth"
-    path.write_bytes(b"anything")
+    # An empty one of the format before zips: magic number, protocol, system, content, storages.
+    parts = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}, {}, [])
+    path.write_bytes(b"".join(pickle.dumps(part, protocol=2) for part in parts))
     done = without_torch(path, tmp_path / "out")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (

@@ -1,26 +1,23 @@
 """Damaged safetensors, index, JSON and label files: 2,000 of each are read or refused in words."""
 
 import json
+import time
+import warnings
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
 from benchmarks.checkpoints import hugging_face_config
+from convert.errors import ConversionError
 from convert.preprocessor import read_preprocessor
-from convert.recognize import recognize
+from convert.recognize import find_layout, recognize
 from convert.source import open_source, read_json
+from tests import fuzz
 from tests.configs import TINY
+from tests.damage import damage_bytes, damage_safetensors, damage_text
 from tests.folders import random_tensors, write_folder, write_original
-from tests.fuzz import (
-    COMMANDS,
-    COUNT,
-    command_reader,
-    damage_bytes,
-    damage_safetensors,
-    damage_text,
-    run_cases,
-)
+from tests.fuzz import COMMANDS, COUNT, SEED, command_reader, run_cases
 from videomae_jax.labels import Labels
 
 LANDMARK = "videomae.embeddings.patch_embeddings.projection.weight"
@@ -124,7 +121,7 @@ def draw_labels(count):
 
 def read_config(folder):
     source = open_source(folder)
-    recognize(source, {})
+    recognize(source, find_layout(source), {})
     Labels.from_hf(source.config)
 
 
@@ -179,3 +176,74 @@ def test_the_whole_command(tmp_path, capsys, kind):
     outcomes = run_cases(f"the command, {kind}", folder, draw, read, count=COMMANDS)
     assert sum(outcomes.values()) == COMMANDS
     assert outcomes["refused"]
+
+
+def raise_another_error(folder):
+    json.loads("{")
+
+
+def say_two_lines(folder):
+    raise ValueError("first\nsecond")
+
+
+def say_nothing(folder):
+    raise ConversionError
+
+
+def write_a_file(folder):
+    (folder / "new").touch()
+
+
+def change_a_file(folder):
+    (folder / "labels.txt").write_text("changed")
+
+
+def warn(folder):
+    warnings.warn("heed this", stacklevel=1)
+
+
+def take_memory(folder):
+    assert len(b"x" * MOST_GROWTH) == MOST_GROWTH
+
+
+def loop_forever(folder):
+    while True:
+        try:
+            time.sleep(1)
+        # A reader that takes any error for a damaged file.
+        except Exception:
+            continue
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        raise_another_error,
+        say_two_lines,
+        say_nothing,
+        write_a_file,
+        change_a_file,
+        warn,
+        take_memory,
+        loop_forever,
+    ],
+)
+def test_a_bad_reader_is_found(folder, monkeypatch, read):
+    monkeypatch.setattr(fuzz, "MOST_SECONDS", 1)
+    with pytest.raises(AssertionError) as caught:
+        run_cases("bad", folder, draw_labels(3), read, count=1)
+    assert f"bad, case 0 of seed {SEED}" in str(caught.value) or read is take_memory
+
+
+def test_a_case_is_known_by_its_seed_and_number(folder):
+    drawn = []
+    for _ in range(2):
+        files = []
+
+        def read(folder, files=files):
+            files.append((folder / "labels.txt").read_bytes())
+
+        run_cases("same", folder, draw_labels(3), read, count=20)
+        drawn.append(files)
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 10

@@ -1,8 +1,5 @@
 """Opening what a user hands over: folders, shards, JSON files, damaged headers."""
 
-import json
-import struct
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -94,6 +91,58 @@ def test_shards_are_one_source(folder):
     assert open_source(folder / "model.safetensors.index.json").files == source.files
 
 
+@pytest.fixture
+def hub(tmp_path):
+    """Turns a folder into links, as the hub's cache keeps it: names without suffixes in blobs/."""
+
+    def link(folder):
+        blobs, snapshot = tmp_path / "cache" / "blobs", tmp_path / "cache" / "snapshots" / "abc"
+        blobs.mkdir(parents=True)
+        snapshot.mkdir(parents=True)
+        for number, file in enumerate(sorted(folder.iterdir())):
+            file.rename(blobs / f"{number:064x}")
+            (snapshot / file.name).symlink_to(f"../../blobs/{number:064x}")
+        return snapshot
+
+    return link
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_links_into_the_cache_of_the_hub(folder, hub, sharded):
+    if sharded:
+        shard(folder)
+    write_json(folder / "preprocessor_config.json", {})
+    snapshot = hub(folder)
+    source = open_source(snapshot)
+    assert source.config["model_type"] == "videomae"
+    assert source.preprocessor_file == snapshot / "preprocessor_config.json"
+    assert {file.parent for file in source.files} == {snapshot}
+    assert {file.suffix for file in source.files} == {".safetensors"}
+    for name, array in random_tensors().items():
+        np.testing.assert_array_equal(source.tensors[name].read(), array)
+    assert open_source(source.files[0]).files == source.files[:1]
+
+
+def test_safetensors_have_no_averaged_weights(folder):
+    file = folder / "model.safetensors"
+    with pytest.raises(ConversionError) as caught:
+        open_source(folder, weights="ema")
+    assert caught.value.problems == (
+        f"{file}: a safetensors file has no averaged weights beside the others; leave out "
+        f"--weights ema",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "what"), [("config.json", "a config"), ("preprocessor_config.json", "a JSON file")]
+)
+def test_a_config_in_place_of_its_folder(folder, name, what):
+    write_json(folder / "preprocessor_config.json", {})
+    assert problem(folder / name) == (
+        f"{folder / name}: is {what}, no weights; give its folder: {folder}"
+    )
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float64, ml_dtypes.bfloat16])
 def test_other_precisions_are_read(tmp_path, dtype):
     path = tmp_path / "model.safetensors"
@@ -130,14 +179,17 @@ def test_a_folder_without_weights(tmp_path):
         (b"9" * 5000, "not valid JSON"),
         (b"[1]", "must hold a JSON object"),
         (b'"text"', "must hold a JSON object"),
+        (b'{"a": 1, "b": {"x": 1, "y": 2, "x": 1}}', "not valid JSON (key 'x' twice in one"),
+        (b'{"a": 18446744073709551616}', "not valid JSON (a number of 20 digits)"),
+        (b'{"a": "' + b"x" * 2**22 + b'"}', "not valid JSON (longer than 4194304 bytes)"),
     ],
 )
 def test_a_json_file_that_holds_no_object(tmp_path, content, text):
     path = tmp_path / "config.json"
     path.write_bytes(content)
-    with pytest.raises(ConversionError, match=text) as caught:
+    with pytest.raises(ConversionError) as caught:
         read_json(path)
-    assert caught.value.problems[0].startswith(f"{path}: ")
+    assert caught.value.problems[0].startswith(f"{path}: {text}")
 
 
 def test_a_missing_config_is_named_when_asked_for(folder):
@@ -197,71 +249,3 @@ def test_a_tensor_in_two_shards(folder):
         chosen = {name for name, where in weight_map.items() if where == file}
         save_file({name: tensors[name] for name in chosen | {"fc_norm.bias"}}, folder / file)
     assert problem(folder) == f"{folder / files[1]}: holds fc_norm.bias, as another shard does"
-
-
-def parts_of(path) -> tuple[dict, bytes]:
-    content = path.read_bytes()
-    end = 8 + struct.unpack("<Q", content[:8])[0]
-    return json.loads(content[8:end]), content[end:]
-
-
-def write_parts(path, header, data, *, length=None):
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
-
-
-@pytest.mark.parametrize("kept", [0, 1, 7, 8, 9, 100, 3000, -4096, -1])
-def test_a_truncated_file(folder, kept):
-    path = folder / "model.safetensors"
-    content = path.read_bytes()
-    path.write_bytes(content[:kept])
-    assert 0 <= len(path.read_bytes()) < len(content)
-    text = problem(folder)
-    assert text.startswith(f"{path}: not a readable safetensors file (")
-    assert text.endswith("; download it again")
-
-
-def lie_about_offsets(header):
-    header[f"{PROJECTION}.bias"]["data_offsets"][1] += 10**15
-
-
-def lie_about_a_shape(header):
-    header[f"{PROJECTION}.bias"]["shape"] = [10**15]
-
-
-def overlap(header):
-    header[f"{PROJECTION}.bias"]["data_offsets"] = header["fc_norm.bias"]["data_offsets"]
-
-
-def name_an_unknown_dtype(header):
-    header[f"{PROJECTION}.bias"]["dtype"] = "F31"
-
-
-def give_negative_offsets(header):
-    header[f"{PROJECTION}.bias"]["data_offsets"] = [-96, 0]
-
-
-@pytest.mark.parametrize(
-    "lie",
-    [lie_about_offsets, lie_about_a_shape, overlap, name_an_unknown_dtype, give_negative_offsets],
-)
-def test_a_header_that_does_not_fit_the_file(folder, lie):
-    path = folder / "model.safetensors"
-    header, data = parts_of(path)
-    lie(header)
-    write_parts(path, header, data)
-    assert problem(folder).startswith(f"{path}: not a readable safetensors file (")
-
-
-@pytest.mark.parametrize("length", [0, 1, 10**6, 2**40, 2**63, 2**64 - 1])
-def test_a_header_length_that_lies(folder, length):
-    path = folder / "model.safetensors"
-    write_parts(path, *parts_of(path), length=length)
-    assert problem(folder).startswith(f"{path}: not a readable safetensors file (")
-
-
-@pytest.mark.parametrize("header", [b"not JSON at all", b"[1]", b"\xff\xfe\xfd", b'{"x": 1}'])
-def test_a_header_that_is_no_header(folder, header):
-    path = folder / "model.safetensors"
-    write_parts(path, header, b"")
-    assert problem(folder).startswith(f"{path}: not a readable safetensors file (")

@@ -8,13 +8,13 @@ DIR/config.json      `VideoMAEConfig` and the architecture; written last: where 
                      directory is complete
 """
 
-import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import os
-import shutil
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import numpy as np
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels
 from videomae_jax.processing import Preprocess
+from videomae_jax.writing import CheckpointError, new_directory, write_json
 
 FORMAT = "videomae_jax/1"
 
@@ -33,10 +34,6 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 
 # A nested dict of arrays, as Flax makes it.
 Params = Any
-
-
-class CheckpointError(ValueError):
-    """A directory that can't be read or written; one line that names it and the mend."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,6 +172,7 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
         like,
     )
+    _hush_leftovers()
     try:
         return ocp.load(str(_weights(directory)), placed)
     except Exception as error:
@@ -183,44 +181,40 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
         ) from error
 
 
+@functools.cache
+def _hush_leftovers() -> None:
+    """Keep to itself what Orbax's other reads say when one has failed and closed their loop.
+
+    The failure itself is raised; theirs would come as tracebacks on stderr, at any later time.
+    """
+    logging.getLogger("asyncio").addFilter(_is_not_of_orbax)
+    hook = sys.unraisablehook
+
+    def hook_unless_closed(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            hook(unraisable)
+
+    sys.unraisablehook = hook_unless_closed
+
+
+def _is_not_of_orbax(record: logging.LogRecord) -> bool:
+    traceback = record.exc_info[2] if record.exc_info else None
+    while traceback is not None:
+        if f"{os.sep}orbax{os.sep}" in traceback.tb_frame.f_code.co_filename:
+            return False
+        traceback = traceback.tb_next
+    return True
+
+
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    # What follows is the name of an object, not its text.
+    return line.partition(". See full TensorStore details")[0]
 
 
 def _weights(directory: str | os.PathLike) -> Path:
     # Orbax takes absolute paths only.
     return (Path(directory) / "params").absolute()
-
-
-@contextlib.contextmanager
-def new_directory(directory: str | os.PathLike) -> Iterator[Path]:
-    """A temporary sibling, renamed to `directory` on leaving and removed if the body raises.
-
-    Raises:
-        CheckpointError: if `directory` exists or its parent can't be written to.
-    """
-    directory = Path(directory)
-    refuse_existing(directory)
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        folder = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-    except OSError as error:
-        raise CheckpointError(f"{directory}: can't be made ({error.strerror})") from error
-    try:
-        yield folder
-        refuse_existing(directory)
-        folder.rename(directory)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-
-
-def refuse_existing(directory: str | os.PathLike) -> None:
-    """Raise CheckpointError if anything stands at `directory`."""
-    directory = Path(directory)
-    if directory.exists() or directory.is_symlink():
-        raise CheckpointError(f"{directory} exists and is left as it is; name a new directory")
 
 
 def _complete(directory: Path) -> Path:
@@ -237,17 +231,6 @@ def _dtype(name: Any) -> str:
     if name not in tuple(DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
     return name
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file and see it to the disk."""
-    partial = path.with_name(f".{path.name}")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
 
 
 def _read_json(path: Path) -> Any:

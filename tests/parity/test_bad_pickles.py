@@ -81,7 +81,7 @@ def test_the_harmful_file_of_these_tests_is_harmful(tmp_path):
     [
         (pathlib.PurePosixPath("/data"), "pathlib.PurePosixPath"),
         (torch.nn.Linear(2, 3), "torch.nn.modules.linear.Linear"),
-        (Original, "tests.parity.sources.Original"),
+        (Original, "tests.parity.original.Original"),
         (print, "print"),
     ],
 )

@@ -24,6 +24,7 @@ from tests.parity.sources import (
     save_folder,
     saved,
 )
+from tests.reports import problems
 from videomae_jax import layers
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.model import VideoClassifier, VideoEncoder, VideoPretrainer
@@ -134,7 +135,9 @@ def test_heads_that_the_user_gives_are_verified_too(tmp_path):
 
 def test_the_figures_of_the_proof_are_kept(tmp_path):
     folder = save_folder(reference(VideoPretrainer), tmp_path / "in")
-    figures = converted(folder, tmp_path / "out").conversion["verification"]
+    report = converted(folder, tmp_path / "out").conversion
+    assert problems(report) == []
+    figures = report["verification"]
     assert figures["agrees"] is True
     assert figures["tolerance"] == verify.TOLERANCE == 1e-5
     assert f"torch {torch.__version__}" in figures["reference"]

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from convert.source import open_source
-from tests.fuzz import COUNT, EXTREMES, damage_bytes, run_cases
+from tests.damage import EXTREMES, damage_bytes
+from tests.fuzz import COMMANDS, COUNT, command_reader, run_cases
+from tests.parity.sources import HEADS, SIZES, Original, original_model
+
+FILE = "pytorch_model.bin"
+OLD = {"_use_new_zipfile_serialization": False}
 
 
 def small_content():
@@ -33,9 +38,9 @@ def small_content():
     }
 
 
-def saved(**options) -> bytes:
+def saved(content, **options) -> bytes:
     file = io.BytesIO()
-    torch.save(small_content(), file, **options)
+    torch.save(content, file, **options)
     return file.getvalue()
 
 
@@ -126,29 +131,6 @@ def folder(tmp_path):
     return path
 
 
-def test_archives(folder):
-    whole = saved()
-
-    def draw(chosen):
-        found = damage_archive(whole, chosen) if chosen.randrange(2) else whole
-        if found == whole or chosen.randrange(4) == 0:
-            within = chosen.choice([*structure(found), range(len(found))])
-            found = damage_bytes(found, chosen, within=within)
-        return {"pytorch_model.bin": found}
-
-    assert_both(run_cases("torch, zip", folder, draw, read_all))
-
-
-def test_files_from_before_zip(folder):
-    whole = saved(_use_new_zipfile_serialization=False)
-
-    def draw(chosen):
-        damage = damage_old if chosen.randrange(4) else damage_bytes
-        return {"pytorch_model.bin": damage(whole, chosen)}
-
-    assert_both(run_cases("torch, before zip", folder, draw, read_all))
-
-
 def damage_old(content, draw):
     """A file of five pickles and the tensors behind them, one of those damaged."""
     parts, rest = [], content
@@ -162,3 +144,45 @@ def damage_old(content, draw):
     else:
         parts[at] = damage_pickle(parts[at], draw)
     return b"".join(parts) + rest
+
+
+def draw_archive(whole):
+    """The zip packed anew from damaged records, or the bytes of its structure damaged, or both."""
+
+    def draw_files(draw):
+        found = damage_archive(whole, draw) if draw.randrange(2) else whole
+        if found == whole or draw.randrange(4) == 0:
+            within = draw.choice([*structure(found), range(len(found))])
+            found = damage_bytes(found, draw, within=within)
+        return {FILE: found}
+
+    return draw_files
+
+
+def draw_old(whole):
+    """The pickles of a file from before zip damaged, or its bytes."""
+
+    def draw_files(draw):
+        damage = damage_old if draw.randrange(4) else damage_bytes
+        return {FILE: damage(whole, draw)}
+
+    return draw_files
+
+
+def test_archives(folder):
+    assert_both(run_cases("torch, zip", folder, draw_archive(saved(small_content())), read_all))
+
+
+def test_files_from_before_zip(folder):
+    draw = draw_old(saved(small_content(), **OLD))
+    assert_both(run_cases("torch, before zip", folder, draw, read_all))
+
+
+@pytest.mark.parametrize("kind", ["zip", "before zip"])
+def test_the_whole_command(folder, capsys, kind):
+    content = {"model": original_model(Original()).state_dict(), "epoch": 7}
+    draw = draw_old(saved(content, **OLD)) if kind != "zip" else draw_archive(saved(content))
+    read = command_reader(capsys, FILE, *SIZES, *HEADS)
+    outcomes = run_cases(f"the command, torch, {kind}", folder, draw, read, count=COMMANDS)
+    assert sum(outcomes.values()) == COMMANDS
+    assert outcomes["refused"]

@@ -41,15 +41,16 @@ def mmaction2_names(module, *, stored=None):
     return weights | {"backbone.pos_embed": table}
 
 
-def checkpoint(weights):
-    """What mmengine saves around the weights, under another name of theirs."""
+def checkpoint(weights, *, entry="state_dict"):
+    """What mmengine saves around the weights."""
     meta = {"mmaction_version": "1.2.0", "time": "20230101_120000", "epoch": 75, "seed": 0}
-    return {"meta": meta, "model": weights, "message_hub": {"log_scalars": {}}}
+    return {"meta": meta, entry: weights, "message_hub": {"log_scalars": {}}}
 
 
 WRAPPINGS = {
     "bare": dict,
-    "model": checkpoint,
+    "state_dict": checkpoint,
+    "model": functools.partial(checkpoint, entry="model"),
     "data parallel": lambda weights: {f"module.{name}": v for name, v in weights.items()},
 }
 
@@ -93,6 +94,9 @@ def test_it_computes_what_the_original_does(tmp_path, wrapping):
     assert loaded.preprocess == Preprocess.original((12, 12))
     report = loaded.conversion
     assert report["source"]["layout"] == "mmaction2"
+    wrapped = wrapping in ("state_dict", "model")
+    assert report["source"]["entry"] == (wrapping if wrapped else None)
+    assert report["source"]["ignored_entries"] == (["message_hub", "meta"] if wrapped else [])
     assert report["verification"]["agrees"]
     (ignored,) = report["tensors"]["ignored"]
     assert ignored["name"].endswith("backbone.pos_embed")

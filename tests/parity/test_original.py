@@ -25,6 +25,7 @@ from tests.parity.sources import (
     training_file,
     transformers_twin,
 )
+from tests.reports import problems
 
 OVERRIDES = {
     "image_size": (12, 20),
@@ -70,9 +71,11 @@ def test_it_computes_what_the_original_does(tmp_path, name):
     given = loaded.model.apply({"params": loaded.params}, clips, *masks)
     assert relative_l2(given, logits(original(name), clips, *masks)) < 2e-6
     report = loaded.conversion
+    assert problems(report) == []
     assert report["source"]["layout"] == "original"
     assert report["source"]["entry"] == "model"
-    assert report["source"]["ignored_entries"] == ["args", "epoch", "optimizer", "scaler"]
+    left = [entry["name"] for entry in report["source"]["ignored_entries"]]
+    assert left == ["args", "epoch", "optimizer", "scaler"]
     assert report["verification"]["agrees"]
 
 
@@ -117,6 +120,8 @@ WRAPPINGS = {
     "backbone": prefixed("backbone."),
     "compiled": prefixed("_orig_mod."),
     "encoder": prefixed("encoder."),
+    "data parallel encoder": prefixed("encoder.module."),
+    "Lightning": prefixed("model."),
 }
 
 
@@ -141,7 +146,10 @@ def test_what_is_no_tensor_is_said_to_be_ignored(tmp_path):
     weights = original("fine-tuned").state_dict()
     file = saved({"model": weights | {"step": 3}, "model_ema": weights}, tmp_path / "model.pth")
     report = job.convert(file, job.Request(overrides=OVERRIDES)).description.conversion
-    assert report["source"]["ignored_entries"] == ["model_ema", "step"]
+    assert report["source"]["ignored_entries"] == [
+        {"name": "model_ema", "reason": "averaged weights; --weights ema takes them"},
+        {"name": "step", "reason": "how far training had come"},
+    ]
     assert report["tensors"]["read"] == len(weights)
 
 

@@ -134,6 +134,16 @@ def test_half_precision_is_widened(tmp_path, dtype, kind):
     assert vm.load(tmp_path / "out").params["encoder"]["pos_embed"].dtype == np.float32
 
 
+def test_averaged_weights_can_be_chosen(tmp_path):
+    trained, averaged = v2(), original_model(Original(**OPTIONS["all"]), seed=1)
+    content = training_file(trained.state_dict()) | {"model_ema": averaged.state_dict()}
+    file = saved(content, tmp_path / "model.pth")
+    for choice, module in (("model", trained), ("ema", averaged)):
+        out = tmp_path / choice
+        assert run(file, out, "--verify", *SIZES, "--weights", choice) == 0
+        assert_agree({choice: converted_distance(out, module)})
+
+
 @functools.cache
 def beyond_the_clamp():
     module = original_model(Original(**OPTIONS["all"]))
