@@ -280,6 +280,18 @@ def test_damage_that_reads_well_is_seen(home, folder, damage):
     assert kept(home) == [directory]
 
 
+def test_a_removal_that_was_cut_short_is_finished(home, folder, monkeypatch):
+    directory = cache.converted(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+        flip_a_bit(directory)
+        assert cache.converted(folder) == directory
+    assert len(kept(home)) == 2
+    flip_a_bit(directory)
+    assert cache.converted(folder) == directory
+    assert kept(home) == [directory]
+
+
 def test_a_bit_that_flipped_on_the_disk_is_seen_when_asked(home, folder):
     directory = cache.converted(folder)
     assert not cache.forget_damaged(directory)
