@@ -8,6 +8,8 @@ from convert.errors import ConversionError
 
 # The longest published one, a config with 710 class names twice, has 60 kB.
 MOST_JSON_BYTES = 4 * 2**20
+# Of 2**53 and a sign: what other readers of JSON, which have floats alone, take exactly.
+MOST_DIGITS = 17
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def parse_json(content: bytes) -> Any:
 
     Raises:
         ValueError: if it is none, has a key twice in an object, of which readers differ in which
-            they take, or a whole number of more than 64 bits.
+            they take, or a whole number of more than 53 bits, of which they differ, too.
         RecursionError: if it is nested too deep.
     """
     return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_int=_whole)
@@ -55,6 +57,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole(digits: str) -> int:
-    if len(digits) > 20 or abs(int(digits)) >= 2**64:
-        raise ValueError(f"a number of {len(digits)} digits")
+    if len(digits) > MOST_DIGITS or abs(int(digits)) > 2**53:
+        raise ValueError(f"{digits[:MOST_DIGITS]}, a number of {len(digits)} digits")
     return int(digits)

@@ -85,6 +85,24 @@ def write_sound(path: Path, codec: str) -> Path:
     return path
 
 
+def write_song(path: Path) -> Path:
+    """Sound with the picture of a cover beside it, as players of music show it."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("mp3", rate=44100)
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 32, 48, "yuvj420p"
+        cover.disposition = av.stream.Disposition.attached_pic
+        frame = av.VideoFrame.from_ndarray(np.zeros((48, 32, 3), np.uint8), format="rgb24")
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 2 * 1152), np.int16), format="s16", layout="stereo"
+        )
+        silence.rate = 44100
+        for stream, each in ((cover, frame), (sound, silence)):
+            for packet in [*stream.encode(each), *stream.encode()]:
+                container.mux(packet)
+    return path
+
+
 def rotate(path: Path, degrees: int) -> None:
     """Note in an MP4 that its pictures are to be shown turned clockwise."""
     content = bytearray(path.read_bytes())

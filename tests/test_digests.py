@@ -60,10 +60,10 @@ def test_a_file_that_vanishes_is_an_error(tmp_path):
 
 
 class Endless:
-    """A file that takes minutes to read."""
+    """A file that takes long to read."""
 
     reads = 0
-    most = 10**8
+    most = 10**7
 
     def __init__(self):
         self.started = threading.Event()

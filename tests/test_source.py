@@ -180,7 +180,8 @@ def test_a_folder_without_weights(tmp_path):
         (b"[1]", "must hold a JSON object"),
         (b'"text"', "must hold a JSON object"),
         (b'{"a": 1, "b": {"x": 1, "y": 2, "x": 1}}', "not valid JSON (key 'x' twice in one"),
-        (b'{"a": 18446744073709551616}', "not valid JSON (a number of 20 digits)"),
+        (b'{"a": 9223372036854775808}', "not valid JSON (92233720368547758, a number of 19 digits"),
+        (b'{"a": -9007199254740993}', "not valid JSON (-9007199254740993, a number of 17"),
         (b'{"a": "' + b"x" * 2**22 + b'"}', "not valid JSON (longer than 4194304 bytes)"),
     ],
 )

@@ -1,4 +1,5 @@
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
@@ -183,6 +184,23 @@ def test_what_is_no_file_is_refused(folder, backend, capfd):
     refused(folder / "empty.mp4", capfd, "is empty")
 
 
+def test_a_path_that_can_not_be_looked_at_is_refused(folder, backend, capfd, monkeypatch):
+    refused(folder / ("x" * 300), capfd, "can't be read (File name too long)", "path and rights")
+    (folder / "file").touch()
+    refused(folder / "file" / "clip.mp4", capfd, "can't be read (Not a directory)")
+
+    def without_rights(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "stat", without_rights)
+    refused(folder / "clip.mp4", capfd, "can't be read (Permission denied)", "path and rights")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path, backend, capfd):
+    os.mkfifo(tmp_path / "pipe.mp4")
+    refused(tmp_path / "pipe.mp4", capfd, "is no regular file; save the video to one")
+
+
 @pytest.mark.parametrize(
     "content",
     [
@@ -208,6 +226,11 @@ def test_a_playlist_is_not_followed(made, backend, capfd, kind):
     playlist = path.with_name(f"{kind}.mp4")
     playlist.write_text(text[kind])
     refused(playlist, capfd, "not a video")
+
+
+def test_the_cover_of_a_song_is_no_video(folder, capfd):
+    path = clips.write_song(folder / "song.mp3")
+    refused(path, capfd, "has no video stream (audio only?)")
 
 
 @pytest.mark.parametrize(("name", "codec"), [("sound.wav", "pcm_s16le"), ("sound.m4a", "aac")])

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -98,14 +99,20 @@ def count_frames(path: str | os.PathLike, *, threads: bool = True) -> int:
 def _existing(path: str | os.PathLike) -> Path:
     """The path, if what stands there could be a whole video."""
     path = Path(path)
-    if path.is_dir():
-        raise VideoError(f"{path}: is a directory; give a video file")
-    if not path.is_file():
-        raise VideoError(f"{path}: doesn't exist; check the path")
     try:
+        kind = path.stat().st_mode
+        if stat.S_ISDIR(kind):
+            raise VideoError(f"{path}: is a directory; give a video file")
+        if not stat.S_ISREG(kind):
+            raise VideoError(f"{path}: is no regular file; save the video to one")
         missing, text = missing_bytes(path), is_text(path)
+    except FileNotFoundError as error:
+        raise VideoError(f"{path}: doesn't exist; check the path") from error
+    # No rights, a name too long for a file, a file where a folder should be, a disk that fails.
     except OSError as error:
-        raise VideoError(f"{path}: can't be read ({error.strerror}); check its rights") from error
+        raise VideoError(
+            f"{path}: can't be read ({error.strerror}); check its path and rights"
+        ) from error
     if not path.stat().st_size:
         raise VideoError(f"{path}: is empty; copy or download it again")
     if text:
@@ -166,10 +173,13 @@ def _pyav_stream(path: Path) -> Iterator[tuple[Any, Any]]:
         # "file:" keeps libav from reading a colon in the name as a protocol.
         # pyrefly: ignore[no-matching-overload]  # a keyword that not every version has
         with av.open(f"file:{path}", **_lenient_metadata(av.__version__)) as container:
-            if not container.streams.video:
+            # The cover of a song is a video stream of one picture.
+            cover = av.stream.Disposition.attached_pic
+            films = [each for each in container.streams.video if not each.disposition & cover]
+            if not films:
                 raise VideoError(f"{path}: has no video stream (audio only?); give another file")
             trouble = "damaged"
-            yield container, container.streams.video[0]
+            yield container, films[0]
     except av.error.FFmpegError as error:
         raise VideoError(
             f"{path}: {trouble} ({error.strerror}); copy or convert it again"

@@ -1,15 +1,18 @@
 """The README's commands and snippets, run as printed, in a folder as a reader would have it."""
 
+import functools
 import re
 import shlex
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from transformers import VideoMAEImageProcessorPil
 
 import convert.__main__
 import videomae_jax.__main__
 from examples.quickstart.clip import make_clip
+from tests.hub_cache import write_repository
 from tests.parity import reference
 from videomae_jax.labels import Labels
 from videomae_jax.model import VideoClassifier
@@ -25,7 +28,7 @@ def blocks(language: str) -> list[str]:
 def folder(tmp_path_factory):
     """A Hugging Face folder of the small model's sizes but for its depth, and a clip."""
     folder = tmp_path_factory.mktemp("reader")
-    source = folder / "checkpoints" / "videomae-small-finetuned-kinetics"
+    source = folder / "files"
     labels = Labels.numbered(400).names
     model = reference.build(
         VideoClassifier,
@@ -39,11 +42,14 @@ def folder(tmp_path_factory):
     model.save_pretrained(source)
     VideoMAEImageProcessorPil().save_pretrained(source)
     make_clip(folder / "archery.mp4")
+    write_repository(folder / "hub", "MCG-NJU/videomae-small-finetuned-kinetics", source)
     return folder
 
 
 def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
+    download = functools.partial(huggingface_hub.snapshot_download, cache_dir=folder / "hub")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     ran = []
     for block in blocks("console"):
         for line in block.splitlines():
@@ -56,7 +62,7 @@ def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
                 ran.append("classify")
             else:
                 assert words[0] == "make"
-    assert ran == ["convert", "classify"]
+    assert ran == ["convert", "classify", "convert", "convert"]
     assert "agrees with transformers" in capsys.readouterr().out
 
     snippets = blocks("python")
