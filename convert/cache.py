@@ -133,11 +133,12 @@ def _lock(directory: Path) -> Iterator[None]:
 
 
 def _remove(directory: Path) -> None:
-    """Remove a directory, and what killed processes left of it; under its lock."""
+    """Remove a directory; under its lock."""
     if directory.exists():
         # Renamed first, so that a reader finds all of it or nothing.
-        directory.rename(directory.with_name(f".{directory.name}.{uuid.uuid4().hex[:8]}"))
-    for rest in directory.parent.glob(f".{directory.name}.*"):
+        directory.rename(directory.with_name(f".{directory.name}.removed-{uuid.uuid4().hex[:8]}"))
+    # Those, too, whose removal was cut short; what is being written has other names.
+    for rest in directory.parent.glob(f".{directory.name}.removed-*"):
         shutil.rmtree(rest, ignore_errors=True)
 
 

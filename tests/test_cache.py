@@ -48,16 +48,16 @@ def kept(home):
     return sorted(path for path in (home / "converted").iterdir() if path.is_dir())
 
 
+def never(*arguments, **options):
+    raise AssertionError("converted, or even read, twice")
+
+
 def test_a_folder_is_converted_once(home, folder, monkeypatch):
     first = vm.load(folder)
     assert first.config == TINY
     (directory,) = kept(home)
-
-    def fail(*arguments, **options):
-        raise AssertionError("converted, or even read, twice")
-
-    monkeypatch.setattr(job, "convert", fail)
-    monkeypatch.setattr(cache, "open_source", fail)
+    monkeypatch.setattr(job, "convert", never)
+    monkeypatch.setattr(cache, "open_source", never)
     second = vm.load(str(folder))
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     assert cache.converted(folder) == directory
@@ -237,6 +237,13 @@ def cut_short(directory):
     os.truncate(weights_of(directory), 1000)
 
 
+def cut_short_without_a_trace(directory):
+    file = weights_of(directory)
+    stat = file.stat()
+    os.truncate(file, 1000)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
 def lose_a_file(directory):
     weights_of(directory).unlink()
 
@@ -251,15 +258,37 @@ def empty_the_report(directory):
 
 
 @pytest.mark.parametrize(
-    "damage", [flip_a_bit, cut_short, lose_a_file, change_the_config, empty_the_report]
+    "damage",
+    [
+        flip_a_bit,
+        cut_short,
+        cut_short_without_a_trace,
+        lose_a_file,
+        change_the_config,
+        empty_the_report,
+    ],
 )
 def test_damage_that_reads_well_is_seen(home, folder, damage):
     first = vm.load(folder)
     (directory,) = kept(home)
     damage(directory)
-    second = vm.load(folder)
+    # By the cache, before any library reads it.
+    assert cache.converted(folder) == directory
+    second = vm.load(directory)
     jax.tree.map(np.testing.assert_array_equal, first.params, second.params)
     assert second.config == TINY
+    assert kept(home) == [directory]
+
+
+def test_a_removal_that_was_cut_short_is_finished(home, folder, monkeypatch):
+    directory = cache.converted(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *arguments, **options: None)
+        flip_a_bit(directory)
+        assert cache.converted(folder) == directory
+    assert len(kept(home)) == 2
+    flip_a_bit(directory)
+    assert cache.converted(folder) == directory
     assert kept(home) == [directory]
 
 
@@ -278,16 +307,14 @@ def test_a_bit_that_flipped_on_the_disk_is_seen_when_asked(home, folder):
 
 def test_what_is_whole_is_not_made_again_for_other_failures(home, folder, monkeypatch):
     vm.load(folder)
-    (directory,) = kept(home)
-    before = directory.stat().st_ino
 
     def fail(*arguments):
         raise CheckpointError("no memory, say")
 
     monkeypatch.setattr(inference, "load_params", fail)
+    monkeypatch.setattr(job, "convert", never)
     with pytest.raises(CheckpointError, match="no memory, say"):
         vm.load(folder)
-    assert directory.stat().st_ino == before
 
 
 def test_damaged_weights_are_made_again(home, folder):
@@ -401,6 +428,20 @@ def test_two_processes_at_once_make_one_directory(home, folder):
     (directory,) = kept(home)
     report = json.loads((directory / "conversion.json").read_text())
     assert report["source"]["path"] == str(folder)
+
+
+def test_what_another_process_made_meanwhile_is_taken(home, folder, tmp_path, monkeypatch):
+    made = cache.converted(folder)
+    made.rename(tmp_path / "made")
+    right = cache._lock
+
+    def wait(directory):
+        (tmp_path / "made").rename(directory)
+        return right(directory)
+
+    monkeypatch.setattr(cache, "_lock", wait)
+    monkeypatch.setattr(job, "convert", never)
+    assert cache.converted(folder) == made
 
 
 def test_a_killed_process_blocks_nobody(home, folder):
