@@ -1,8 +1,6 @@
 import json
+import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,6 +10,7 @@ from tests.configs import TINY, random_params
 from videomae_jax.checkpoint import (
     CheckpointError,
     Description,
+    check_sizes,
     load_description,
     load_params,
     save,
@@ -165,41 +164,28 @@ def test_weights_that_can_not_be_read_are_named_in_one_line(directory, damage):
     assert "\n" not in str(error.value)
 
 
-LOAD_EACH = """
-import sys
-import jax
-import videomae_jax as vm
-for directory in sys.argv[1:]:
-    try:
-        print(sum(abs(leaf).sum().item() for leaf in jax.tree.leaves(vm.load(directory).params)))
-    except ValueError as error:
-        print(error)
-"""
+WRITTEN = {"written": [{"name": "params/a", "bytes": 1000, "sha256": ""}]}
 
 
-def test_truncated_weights_are_one_line_and_nothing_of_the_libraries(directory, tmp_path):
-    files = [path for path in (directory / "params").rglob("*") if path.stat().st_size > 1000]
-    copies = []
-    for file in filter(Path.is_file, files):
-        for kept in (0, 100, file.stat().st_size // 2, file.stat().st_size - 1):
-            copies.append(tmp_path / f"copy {len(copies)}")
-            shutil.copytree(directory, copies[-1])
-            damaged = copies[-1] / file.relative_to(directory)
-            damaged.write_bytes(damaged.read_bytes()[:kept])
-    done = subprocess.run(
-        [sys.executable, "-c", LOAD_EACH, *map(str, [directory, *copies])],
-        cwd=Path(__file__).parents[1],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stderr == ""
-    whole, *lines = done.stdout.splitlines()
-    assert len(lines) == len(copies) >= 8
-    # Some of what Orbax writes it doesn't read again; weights are right or refused.
-    refused = [pair for pair in zip(lines, copies, strict=True) if pair[0] != whole]
-    assert len(refused) >= 8
-    for line, copy in refused:
-        assert line.startswith(f"{copy}/params: the weights can't be read (")
-        assert line.endswith("); convert the source again")
-        assert "bound method" not in line
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (None, "can't be read (No such file"),
+        (999, "has 999 bytes, 1,000 were written"),
+        (0, "has 0"),
+    ],
+)
+def test_a_file_that_is_not_as_long_as_was_written(tmp_path, size, words):
+    (tmp_path / "params").mkdir()
+    if size is not None:
+        (tmp_path / "params" / "a").write_bytes(bytes(size))
+    with pytest.raises(CheckpointError, match=re.escape(f"{tmp_path / 'params' / 'a'}: {words}")):
+        check_sizes(tmp_path, WRITTEN)
+
+
+def test_a_report_without_sizes_says_nothing(tmp_path):
+    for report in ({}, {"written": None}, {"written": []}):
+        check_sizes(tmp_path, report)
+    (tmp_path / "params").mkdir()
+    (tmp_path / "params" / "a").write_bytes(bytes(1000))
+    check_sizes(tmp_path, WRITTEN)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import pickle
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -319,6 +320,37 @@ def test_labels_from_a_file(folder, tmp_path, capsys):
     assert run(folder, tmp_path / "out", "--labels", file) == 0
     assert vm.load(tmp_path / "out").labels.names == tuple(NAMES)
     assert "\nlabels         7 (names.txt)\n" in capsys.readouterr().out
+
+
+LOAD = """
+import sys
+import videomae_jax as vm
+for directory in sys.argv[1:]:
+    try:
+        vm.load(directory)
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_a_directory_that_was_cut_short_is_one_line(folder, tmp_path):
+    assert run(folder, tmp_path / "out") == 0
+    copies = []
+    for file in filter(Path.is_file, (tmp_path / "out" / "params").rglob("*")):
+        for kept in {0, file.stat().st_size // 2, file.stat().st_size - 1} - {-1}:
+            if kept == file.stat().st_size:
+                continue
+            copies.append(tmp_path / f"copy {len(copies)}")
+            shutil.copytree(tmp_path / "out", copies[-1])
+            (copies[-1] / file.relative_to(tmp_path / "out")).write_bytes(file.read_bytes()[:kept])
+    command = [sys.executable, "-c", LOAD, *map(str, copies)]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stderr == ""
+    lines = done.stdout.splitlines()
+    assert len(lines) == len(copies) > 10
+    for line, copy in zip(lines, copies, strict=True):
+        assert line.startswith(f"{copy}/params/")
+        assert line.endswith(" were written; copy the directory or convert the source again")
 
 
 WITHOUT_TORCH = """

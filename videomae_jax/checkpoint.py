@@ -9,15 +9,10 @@ DIR/config.json      `VideoMAEConfig` and the architecture; written last: where 
 """
 
 import dataclasses
-import functools
 import json
-import logging
 import os
-import sys
-import types
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -133,6 +128,31 @@ def load_description(directory: str | os.PathLike) -> Description:
     return description
 
 
+def check_sizes(directory: str | os.PathLike, conversion: Mapping[str, Any]) -> None:
+    """Compare files with what the conversion report says was written: there, and as long.
+
+    Nothing is read, so that it costs nothing, and a copy that was cut short is one line here,
+    where Orbax would raise in several threads.
+
+    Raises:
+        CheckpointError: naming the first file that differs.
+    """
+    written = conversion.get("written")
+    for entry in written if isinstance(written, list) else ():
+        path = Path(directory) / str(entry.get("name"))
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise CheckpointError(
+                f"{path}: can't be read ({error.strerror}); convert the source again"
+            ) from error
+        if size != entry.get("bytes"):
+            raise CheckpointError(
+                f"{path}: has {size:,} bytes, {entry.get('bytes'):,} were written; copy the "
+                f"directory or convert the source again"
+            )
+
+
 def save_params(directory: str | os.PathLike, params: Params) -> None:
     """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory.
 
@@ -174,37 +194,12 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
         like,
     )
-    _hush_leftovers()
     try:
         return ocp.load(str(_weights(directory)), placed)
     except Exception as error:
         raise CheckpointError(
             f"{path}: the weights can't be read ({_reason(error)}); convert the source again"
         ) from error
-
-
-@functools.cache
-def _hush_leftovers() -> None:
-    """Keep to itself what Orbax's other reads say when one has failed and closed their loop.
-
-    The failure itself is raised; theirs would come as tracebacks on stderr, at any later time.
-    """
-    logging.getLogger("asyncio").addFilter(
-        lambda record: not (record.exc_info and _is_of_orbax(record.exc_info[2]))
-    )
-    hook = sys.unraisablehook
-
-    def hook_but_for_orbax(unraisable: Any) -> None:
-        closed = str(unraisable.exc_value) == "Event loop is closed"
-        if not (closed or _is_of_orbax(unraisable.exc_traceback)):
-            hook(unraisable)
-
-    sys.unraisablehook = hook_but_for_orbax
-
-
-def _is_of_orbax(traceback: types.TracebackType | None) -> bool:
-    frames = () if traceback is None else walk_tb(traceback)
-    return any(f"{os.sep}orbax{os.sep}" in frame.f_code.co_filename for frame, _ in frames)
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from videomae_jax.checkpoint import (
     CheckpointError,
     Params,
+    check_sizes,
     is_converted,
     load_description,
     load_params,
@@ -96,6 +97,7 @@ def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
             )
         config = dataclasses.replace(config, num_attention_heads=num_heads)
     model = ARCHITECTURES[description.architecture](config)
+    check_sizes(directory, description.conversion)
     return Checkpoint(
         model=model,
         params=load_params(directory, abstract_params(model, description.dtype)),
