@@ -1,4 +1,4 @@
-"""JSON objects from files and headers: what another reader could take otherwise is refused."""
+"""JSON from files and headers: what another reader could take otherwise is refused."""
 
 import json
 from pathlib import Path
@@ -18,20 +18,36 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ConversionError: if it can't be read, is something else, or says a thing twice.
     """
+    parsed = _read(path)
+    if not isinstance(parsed, dict):
+        raise ConversionError(f"{path}: must hold a JSON object")
+    return parsed
+
+
+def read_json_list(path: Path) -> list[Any]:
+    """A JSON list from a file.
+
+    Raises:
+        ConversionError: as `read_json`.
+    """
+    parsed = _read(path)
+    if not isinstance(parsed, list):
+        raise ConversionError(f"{path}: must hold a JSON list")
+    return parsed
+
+
+def _read(path: Path) -> Any:
     try:
         with path.open("rb") as file:
             content = file.read(MOST_JSON_BYTES + 1)
     except OSError as error:
-        raise ConversionError(f"{path}: can't be read ({error.strerror})") from error
+        raise ConversionError(f"{path}: can't be read ({error.strerror or error})") from error
     if len(content) > MOST_JSON_BYTES:
         raise ConversionError(f"{path}: not valid JSON (longer than {MOST_JSON_BYTES} bytes)")
     try:
-        parsed = parse_json(content)
+        return parse_json(content)
     except (ValueError, RecursionError) as error:
         raise ConversionError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(parsed, dict):
-        raise ConversionError(f"{path}: must hold a JSON object")
-    return parsed
 
 
 def parse_json(content: bytes) -> Any:

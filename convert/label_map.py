@@ -1,7 +1,6 @@
 """A subset of a head's classes: Kinetics-400, 600 or 700 out of VideoMAE V2's 710."""
 
 import dataclasses
-import json
 import os
 import reprlib
 from collections import Counter
@@ -11,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from convert.errors import ConversionError
+from convert.json_file import read_json_list
 from convert.layouts import Layout
 from convert.source import Source
 from convert.weights import Tensor
@@ -26,14 +26,9 @@ def read_label_map(path: str | os.PathLike) -> tuple[int, ...]:
     Raises:
         ConversionError: for anything but a list of different row numbers.
     """
-    try:
-        rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConversionError(f"{path}: can't be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise ConversionError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(rows, list) or not rows:
-        raise ConversionError(f"{path}: must hold a JSON list of row numbers")
+    rows = read_json_list(Path(path))
+    if not rows:
+        raise ConversionError(f"{path}: takes no rows")
     for row in rows:
         if isinstance(row, bool) or not isinstance(row, int) or row < 0:
             raise ConversionError(f"{path}: row numbers count from 0, got {reprlib.repr(row)}")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from benchmarks.checkpoints import hugging_face_config
+from benchmarks.checkpoints import draw as draw_tensors
+from benchmarks.checkpoints import hugging_face_config, v2_hub_shapes
 from convert.errors import ConversionError
+from convert.label_map import read_label_map
 from convert.preprocessor import read_preprocessor
 from convert.recognize import find_layout, recognize
 from convert.source import open_source, read_json
@@ -25,6 +27,27 @@ INDEX = "model.safetensors.index.json"
 CONFIG = hugging_face_config(TINY, "VideoClassifier") | {
     "id2label": {str(index): f"class {index}" for index in range(TINY.num_labels)},
     "label2id": {f"class {index}": index for index in range(TINY.num_labels)},
+}
+MODEL_CONFIG = {
+    "img_size": [12, 20],
+    "patch_size": 4,
+    "in_chans": 3,
+    "num_classes": 7,
+    "embed_dim": 24,
+    "depth": 3,
+    "num_heads": 2,
+    "mlp_ratio": 1.6667,
+    "qkv_bias": True,
+    "qk_scale": None,
+    "drop_rate": 0.0,
+    "norm_layer": "nn.LayerNorm",
+    "layer_norm_eps": 1e-6,
+    "init_values": 0.0,
+    "use_learnable_pos_emb": False,
+    "tubelet_size": 2,
+    "use_mean_pooling": True,
+    "num_frames": 6,
+    "cos_attn": False,
 }
 PREPROCESSOR = {
     "crop_size": {"height": 12, "width": 20},
@@ -144,6 +167,34 @@ def test_preprocessors(folder):
         read_preprocessor(read_json(folder / "preprocessor_config.json"))
 
     assert_both(run_cases("preprocessor_config.json", folder, draw_preprocessor, read))
+
+
+def test_label_maps(folder):
+    rows = list(np.random.default_rng(0).permutation(40)[:25].tolist())
+
+    def draw(draw):
+        return {"map.json": damage_text(rows, draw)}
+
+    def read(folder):
+        read_label_map(folder / "map.json")
+
+    assert_both(run_cases("label map", folder, draw, read))
+
+
+def test_model_configs(folder):
+    """The settings of VideoMAE V2's folders on the hub."""
+    tensors = draw_tensors(v2_hub_shapes(TINY, "VideoClassifier"))
+    (folder / "model.safetensors").write_bytes(save(dict(tensors)))
+    config = {"model_type": "VideoMAEv2_Base", "model_config": MODEL_CONFIG}
+
+    def draw(draw):
+        return {"config.json": damage_text(config, draw)}
+
+    def read(folder):
+        source = open_source(folder)
+        recognize(source, find_layout(source), {"image_size": (12, 20)})
+
+    assert_both(run_cases("model_config", folder, draw, read))
 
 
 def test_labels(folder):
