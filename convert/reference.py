@@ -68,9 +68,9 @@ def load_reference(source: Source, network: Network, *, dtype: str = "float32"):
     """
     # Rows taken of the head are no longer what the folder holds.
     folder = network.layout.settings == "transformers" and source.path.is_dir()
-    load = _load_folder if folder and "num_labels" not in network.overrides else _load_tensors
+    make = _load_folder if folder and "num_labels" not in network.overrides else _load_tensors
     try:
-        model, missing, unexpected = load(source, network, dtype)
+        model, missing, unexpected = make(source, network, dtype)
     # transformers raises whatever its layers raise.
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -266,10 +266,16 @@ def test_bars_are_for_terminals(tmp_path, monkeypatch, terminal):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
-    hub.fetch(ID)
-    assert shown == [terminal]
-    # Those of others in this process are their own business.
-    assert not huggingface_hub.utils.are_progress_bars_disabled()
+    # Those of others in this process are their own business; transformers turns them off.
+    before = huggingface_hub.utils.are_progress_bars_disabled()
+    huggingface_hub.utils.enable_progress_bars()
+    try:
+        hub.fetch(ID)
+        assert shown == [terminal]
+        assert not huggingface_hub.utils.are_progress_bars_disabled()
+    finally:
+        if before:
+            huggingface_hub.utils.disable_progress_bars()
 
 
 # --- the library's own download, from this machine ------------------------------------------------
