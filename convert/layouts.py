@@ -102,6 +102,11 @@ class Layout:
         return next(matches, None)
 
 
+# What data parallel, averaged and compiled models put before every name.
+WRAPPERS = ("module.", "_orig_mod.")
+# torch's and mmengine's averages of weights count their steps beside them.
+COUNTERS = ((r"(n_averaged|steps)$", "the count of the steps that were averaged over"),)
+
 # Every code base names these alike.
 SHARED = (
     Rule("fc_norm.weight", "fc_norm/scale"),
@@ -140,7 +145,9 @@ HUGGING_FACE_BLOCK = (
 HUGGING_FACE = Layout(
     name="huggingface",
     about="transformers (Hugging Face)",
-    prefixes=("videomae.",),
+    # The last ones are of files that training code of one's own has saved.
+    prefixes=("videomae.", *WRAPPERS, "model."),
+    ignored=COUNTERS,
     landmark="embeddings.patch_embeddings.projection.weight",
     settings="transformers",
     encoder_prefix={"VideoClassifier": "videomae.", "VideoPretrainer": "videomae."},
@@ -200,8 +207,9 @@ ORIGINAL_BLOCK = (
 ORIGINAL = Layout(
     name="original",
     about="MCG-NJU/VideoMAE and OpenGVLab/VideoMAEv2 (.pth)",
-    # Data parallel, compiled, detection code bases, Lightning, the encoder of a pre-training file.
-    prefixes=("module.", "_orig_mod.", "backbone.", "model.", "encoder."),
+    # Detection code bases, Lightning, the encoder of a pre-training file.
+    prefixes=(*WRAPPERS, "backbone.", "model.", "encoder."),
+    ignored=COUNTERS,
     landmark="patch_embed.proj.weight",
     encoder_prefix={"VideoPretrainer": "encoder."},
     rules=(
@@ -236,9 +244,10 @@ MMACTION2_BLOCK = (
 MMACTION2 = Layout(
     name="mmaction2",
     about="open-mmlab/mmaction2 (.pth)",
-    prefixes=("module.", "_orig_mod.", "backbone."),
+    prefixes=(*WRAPPERS, "backbone."),
     landmark="patch_embed.projection.weight",
     ignored=(
+        *COUNTERS,
         (r"data_preprocessor\.(mean|std)$", "the preprocessing's constants, which are known"),
         (r"roi_head\.", "a detection head, which classifies regions and not clips"),
     ),

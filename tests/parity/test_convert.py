@@ -126,6 +126,26 @@ def test_a_single_file_is_its_own_reference(tmp_path):
         assert_same(converted(file, tmp_path / "out" / file.stem).params, wanted)
 
 
+def test_files_that_wrappers_of_a_model_have_saved(tmp_path):
+    folder = save_folder(reference(VideoClassifier), tmp_path / "in")
+    wanted = job.convert(folder).params
+    names = published_names(reference(VideoClassifier))
+    averaged = torch.optim.swa_utils.AveragedModel(reference(VideoClassifier)).state_dict()
+    assert "n_averaged" in averaged
+    wrapped = {
+        "averaged": averaged,
+        "compiled": {f"_orig_mod.{name}": value for name, value in names.items()},
+        "parallel": {f"module.{name}": value for name, value in names.items()},
+        "lightning": {"state_dict": {f"model.{name}": value for name, value in names.items()}},
+    }
+    for name, content in wrapped.items():
+        file = saved(content, folder / f"{name}.pth")
+        loaded = converted(file, tmp_path / "out" / name)
+        assert_same(loaded.params, wanted)
+        ignored = [entry["name"] for entry in loaded.conversion["tensors"]["ignored"]]
+        assert ignored == (["n_averaged"] if name == "averaged" else [])
+
+
 def test_heads_that_the_user_gives_are_verified_too(tmp_path):
     folder = save_folder(reference(VideoClassifier), tmp_path / "in")
     assert converted(folder, tmp_path / "out", "--num-heads", 3).config.num_attention_heads == 3
