@@ -1,10 +1,11 @@
 """How much memory and time does a conversion take? Each in a fresh process.
 
-    python -m benchmarks.convert_memory small base [--formats safetensors bin pth] [--json OUT.json]
+    python -m benchmarks.convert_memory small base [--formats safetensors bin pth] [--turns 5]
+                                                   [--json OUT.json]
 
 Peak resident memory stands against the bound, 2.2 times the weights plus 400 MB; seconds against a
-plain copy with fsync of the same file. Exit code 1 if a peak is above the bound. Files are made in
-TMPDIR, which should be on a disk.
+plain copy with fsync of the same file, both in turns, medians. Exit code 1 if a peak is above the
+bound. Files are made in TMPDIR, which should be on a disk.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import os
 import platform
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,8 +34,8 @@ def bound(weight_bytes: int) -> float:
     return 2.2 * weight_bytes + 400 * MEGABYTE
 
 
-def measure(variant: str, format: str, folder: Path) -> dict[str, Any]:
-    """Make a checkpoint in `folder`, convert it, and remove both."""
+def measure(variant: str, format: str, folder: Path, turns: int) -> dict[str, Any]:
+    """Make a checkpoint in `folder`, copy and convert it in turns, and remove all of it."""
     source, out = folder / "source", folder / "out"
     made = subprocess.run(
         [sys.executable, "-m", "benchmarks.checkpoints", variant, source, "--format", format],
@@ -43,21 +45,25 @@ def measure(variant: str, format: str, folder: Path) -> dict[str, Any]:
     )
     given = Path(made.stdout.strip())
     (weights,) = (path for path in source.iterdir() if path.suffix != ".json")
-    copying = time_copy(weights, folder / "copy")
-    start = time.perf_counter()
-    peak = peak_memory([sys.executable, "-m", "convert", str(given), str(out)])
-    seconds = time.perf_counter() - start
+    copies, conversions, peaks = [], [], []
+    for _ in range(turns):
+        copies.append(time_copy(weights, folder / "copy"))
+        start = time.perf_counter()
+        peaks.append(peak_memory([sys.executable, "-m", "convert", str(given), str(out)]))
+        conversions.append(time.perf_counter() - start)
+        shutil.rmtree(out)
     size = weights.stat().st_size
     shutil.rmtree(source)
-    shutil.rmtree(out)
     return {
         "variant": variant,
         "format": format,
         "weight_bytes": size,
-        "peak_bytes": peak,
+        "peak_bytes": max(peaks),
         "bound_bytes": round(bound(size)),
-        "seconds": seconds,
-        "copy_seconds": copying,
+        "seconds": statistics.median(conversions),
+        "copy_seconds": statistics.median(copies),
+        "every_seconds": conversions,
+        "every_copy_seconds": copies,
     }
 
 
@@ -89,13 +95,14 @@ def time_copy(source: Path, copy: Path) -> float:
 
 def as_text(figures: list[dict[str, Any]]) -> str:
     """The figures as a table for a terminal."""
-    lines = ["variant  format       weights    peak   bound MB   convert    copy s"]
+    lines = ["variant  format       weights    peak   bound MB   convert    copy s   ratio"]
     for row in figures:
         megabytes = [row[f"{name}_bytes"] / MEGABYTE for name in ("weight", "peak", "bound")]
         lines.append(
             f"{row['variant']:<8} {row['format']:<11} "
             + " ".join(f"{value:7.0f}" for value in megabytes)
             + f"    {row['seconds']:8.1f} {row['copy_seconds']:7.1f}"
+            + f" {row['seconds'] / row['copy_seconds']:7.1f}"
             + ("   ABOVE THE BOUND" if row["peak_bytes"] > row["bound_bytes"] else "")
         )
     return "\n".join(lines)
@@ -108,6 +115,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("variants", nargs="*", metavar="VARIANT", help=", ".join(VARIANTS))
     parser.add_argument("--formats", nargs="+", choices=FORMATS, default=FORMATS)
+    parser.add_argument("--turns", type=int, default=1, metavar="N", help="(default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(argv)
     if unknown := set(options.variants) - set(VARIANTS):
@@ -116,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="convert_memory_") as folder:
         for variant in options.variants or ("small",):
             for format in options.formats:
-                figures.append(measure(variant, format, Path(folder)))
+                figures.append(measure(variant, format, Path(folder), options.turns))
     print(as_text(figures))
     if options.json:
         packages = ("jax", "numpy", "orbax-checkpoint", "safetensors")

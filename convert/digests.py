@@ -1,34 +1,40 @@
 """sha256 of files, counted on another core while a conversion goes on."""
 
 import hashlib
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-CHUNK = 1 << 22
+CHUNK = 1 << 24
+MOST_THREADS = 4
 
 
 def sha256(path: Path, stop: list[bool] | None = None) -> str:
     """The digest of a file's content, in hexadecimal; "" if `stop` fills meanwhile."""
-    digest = hashlib.sha256()
+    digest, buffer = hashlib.sha256(), bytearray(CHUNK)
+    chunk = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(CHUNK):
+        while size := file.readinto(buffer):
             if stop:
                 return ""
-            digest.update(chunk)
+            digest.update(chunk[:size])
     return digest.hexdigest()
 
 
 def digest_files(paths: Iterable[Path], *, relative_to: Path | None = None) -> list[dict[str, Any]]:
     """{"name", "bytes", "sha256"} of each file; names below a folder, or bare ones."""
+    paths = list(paths)
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, MOST_THREADS)) as pool:
+        digests = list(pool.map(sha256, paths))
     return [
         {
             "name": path.name if relative_to is None else path.relative_to(relative_to).as_posix(),
             "bytes": path.stat().st_size,
-            "sha256": sha256(path),
+            "sha256": digest,
         }
-        for path in paths
+        for path, digest in zip(paths, digests, strict=True)
     ]
 
 

@@ -6,6 +6,7 @@ torch reads it, with `weights_only=True` always, after its claims on sizes were 
 import argparse
 import pickle
 import re
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -66,6 +67,8 @@ class TorchFile:
     def __init__(self, path: Path, *, choice: str = "model"):
         _need_torch(path)
         self._path, self._choice = path, choice
+        # Tensors may be read by several threads.
+        self._lock = threading.Lock()
         self._mapped = _check(path)
         self._size = path.stat().st_size
         self._open()
@@ -83,12 +86,13 @@ class TorchFile:
         """The values of a tensor; half precision, of which NumPy lacks one, as float32."""
         import torch
 
-        if self._mapped and self._bytes_read > self._size / 16:
-            self._open()
-        value = self.tensors[name]
-        if not _is_plain(value):
-            raise ConversionError(f"{self._path}: {name} is {_dtype(value)}")
-        self._bytes_read += value.nbytes
+        with self._lock:
+            if self._mapped and self._bytes_read > self._size / 16:
+                self._open()
+            value = self.tensors[name]
+            if not _is_plain(value):
+                raise ConversionError(f"{self._path}: {name} is {_dtype(value)}")
+            self._bytes_read += value.nbytes
         half = value.dtype in (torch.bfloat16, torch.float16)
         try:
             return (value.float() if half else value).numpy(force=True)
