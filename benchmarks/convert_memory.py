@@ -1,7 +1,7 @@
 """How much memory and time does a conversion take? Each in a fresh process.
 
     python -m benchmarks.convert_memory small base [--formats safetensors bin pth] [--turns 5]
-                                                   [--json OUT.json]
+                                       [--json OUT.json]
 
 Peak resident memory stands against the bound, 2.2 times the weights plus 400 MB; seconds against a
 plain copy with fsync of the same file, both in turns, medians. Exit code 1 if a peak is above the
