@@ -4,6 +4,7 @@ torch reads it, with `weights_only=True` always, after its claims on sizes were 
 """
 
 import argparse
+import pathlib
 import pickle
 import re
 import threading
@@ -25,6 +26,18 @@ ENTRIES = {
     "model": ("model", "module", "state_dict", "model_state_dict"),
     "ema": ("model_ema", "ema", "ema_state_dict", "state_dict_ema", "model_ema_state_dict"),
 }
+# What files of training runs keep beside the weights, and what is plain data: their command line, a
+# Namespace; paths in that; the best score, a scalar of NumPy 1 or 2.
+NUMPY_SCALAR = np._core.multiarray.scalar
+PLAIN_DATA: list[Any] = [
+    argparse.Namespace,
+    pathlib.PosixPath,
+    pathlib.PurePosixPath,
+    (NUMPY_SCALAR, "numpy.core.multiarray.scalar"),
+    (NUMPY_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("float64", "float32", "float16", "int64", "int32", "bool")),
+]
 # Weights that share memory count as often as they are named; nothing shares more than twice.
 MOST_SHARED = 4
 # Pickles before the tensors of a file from before zip: a constant, a version, the machine's sizes,
@@ -202,9 +215,8 @@ def _load(path: Path, *, mmap: bool) -> Any:
     import torch
 
     try:
-        # Files of training runs keep their command line, a plain Namespace, beside the weights.
         # torch's warnings are on how a file was written, of which its reader can change nothing.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(PLAIN_DATA), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     # A damaged file can fail anywhere in torch's reader, or in the unpickler it drives.

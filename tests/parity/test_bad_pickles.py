@@ -1,13 +1,14 @@
 """Torch files that are damaged, lie, or would run code: one line each, and nothing happens."""
 
 import argparse
+import collections
 import os
 import pathlib
 import pickle
 import random
 import zipfile
-from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 
@@ -79,7 +80,8 @@ def test_the_harmful_file_of_these_tests_is_harmful(tmp_path):
 @pytest.mark.parametrize(
     ("beside", "name"),
     [
-        (pathlib.PurePosixPath("/data"), "pathlib.PurePosixPath"),
+        (collections.defaultdict(list), "collections.defaultdict"),
+        (np.ones(3), "numpy._core.multiarray._reconstruct"),
         (torch.nn.Linear(2, 3), "torch.nn.modules.linear.Linear"),
         (Original, "tests.parity.original.Original"),
         (print, "print"),
@@ -93,8 +95,13 @@ def test_what_is_not_plain_data_is_refused_by_name(tmp_path, capsys, weights, be
     )
 
 
-def test_a_namespace_is_plain_data(tmp_path, weights):
-    arguments = argparse.Namespace(lr=1e-3, nested=argparse.Namespace(betas=(0.9, 0.95)))
+def test_a_namespace_a_path_and_a_score_are_plain_data(tmp_path, weights):
+    arguments = argparse.Namespace(
+        lr=1e-3,
+        nested=argparse.Namespace(betas=(0.9, 0.95)),
+        out=pathlib.Path("/data"),
+        best=[np.float64(79.0), np.float32(1), np.int64(3), np.bool_(True)],
+    )
     path = saved({"model": dict(weights), "args": arguments}, tmp_path / "model.pth")
     assert run(path, *SIZES, *HEADS) == 0
 
@@ -205,7 +212,9 @@ def test_a_file_without_weights(tmp_path, capsys, content, found):
 
 def test_a_file_of_another_model(tmp_path, capsys):
     names = ["conv1.weight", "layer1.0.bn1.weight", "fc.weight", "fc.bias", "bn1.weight"]
-    path = saved(OrderedDict((name, torch.ones(3)) for name in names), tmp_path / "resnet.pth")
+    path = saved(
+        collections.OrderedDict((name, torch.ones(3)) for name in names), tmp_path / "resnet.pth"
+    )
     assert problem(capsys, path).endswith(
         "; its first tensors are bn1.weight, conv1.weight, fc.bias, fc.weight"
     )
