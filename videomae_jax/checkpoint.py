@@ -171,7 +171,7 @@ def save_params(directory: str | os.PathLike, params: Params) -> None:
     # One file an array, written straight from its memory, in a third of the time of one database.
     context.array.saving.use_ocdbt = False
     try:
-        with context, _without_talk_of_databases():
+        with context, _without_talk():
             ocp.save(str(_weights(directory)), params)
     # Orbax and TensorStore raise whatever their layers raise.
     except Exception as error:
@@ -182,11 +182,18 @@ def save_params(directory: str | os.PathLike, params: Params) -> None:
 
 
 @contextlib.contextmanager
-def _without_talk_of_databases() -> Iterator[None]:
-    """Orbax warns that there is no database of arrays, where none was asked for."""
+def _without_talk() -> Iterator[None]:
+    """Orbax warns that there is no database of arrays, where none was asked for.
+
+    And, in many lines, of what is one line here.
+    """
 
     def is_other(record: logging.LogRecord) -> bool:
-        talk = ("Skipping merge of OCDBT", "TensorStore data files not found")
+        talk = (
+            "Skipping merge of OCDBT",
+            "TensorStore data files not found",
+            "Failed to get metadata",
+        )
         return not any(text in record.getMessage() for text in talk)
 
     logger = logging.getLogger("absl")
@@ -215,12 +222,37 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
         like,
     )
     try:
-        with _without_talk_of_databases():
+        with _without_talk():
+            _compare(ocp.metadata(str(_weights(directory))).metadata, placed)
             return ocp.load(str(_weights(directory)), placed)
     except Exception as error:
         raise CheckpointError(
             f"{path}: the weights can't be read ({_reason(error)}); convert the source again"
         ) from error
+
+
+def _compare(stored: Any, wanted: Params) -> None:
+    """Raise ValueError at the first array that isn't stored as it is wanted.
+
+    Before anything is read: Orbax itself would raise in the middle of reading all of them, and
+    leave the others' tracebacks on the terminal.
+    """
+    if not isinstance(stored, Mapping):
+        raise ValueError("an array is missing or damaged")
+    there, needed = _arrays(stored), _arrays(wanted)
+    for name in sorted(there.keys() | needed.keys()):
+        found, other = there.get(name, "nothing"), needed.get(name, "nothing")
+        if found != other:
+            raise ValueError(f"{name}: {found} is stored where {other} is wanted")
+
+
+def _arrays(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(
+            path, simple=True, separator="/"
+        ): f"{np.dtype(leaf.dtype)}{[*leaf.shape]}"
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def _reason(error: Exception) -> str:
