@@ -171,9 +171,7 @@ def test_weights_that_can_not_be_read_are_named_in_one_line(directory, damage):
 
 def test_an_array_of_another_shape_is_named(directory):
     like = dict(LIKE) | {"fc_norm": {"bias": LIKE["fc_norm"]["bias"]}}
-    with pytest.raises(
-        CheckpointError, match=r"fc_norm/scale: float32\[\d+\] is stored where nothing"
-    ):
+    with pytest.raises(CheckpointError, match=r"fc_norm/scale: \[\d+\] is stored where nothing"):
         load_params(directory, like)
 
 

@@ -75,7 +75,7 @@ def test_visible_tokens_are_encoded_as_if_alone():
 
 
 def test_the_loop_over_layers_stays_a_loop():
-    model = VideoClassifier(TINY)
+    model = VideoClassifier(TINY, attention_backend="xla")
     jaxpr = str(jax.make_jaxpr(model.apply)(variables(model), CLIPS))
     assert len(re.findall(r"\bscan\[", jaxpr)) == 1
 
@@ -279,3 +279,66 @@ def test_options_have_gradients():
     ):
         assert np.isfinite(leaf).all()
         assert np.all(leaf != 0)
+
+
+# In which precision.
+
+
+@pytest.mark.parametrize("model_class", [VideoEncoder, VideoClassifier, VideoPretrainer])
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_bfloat16_is_near_float32_and_results_are_float32(model_class, stored):
+    inputs = (CLIPS, MASK) if model_class is VideoPretrainer else (CLIPS,)
+    plain = model_class(TINY)
+    params = random_params(abstract_params(plain, stored))
+    wanted = np.asarray(plain.apply({"params": params}, *inputs), np.float32)
+    given = model_class(TINY, dtype="bfloat16").apply({"params": params}, *inputs)
+    # Tokens are activations, logits and predictions are not.
+    assert given.dtype == (jnp.bfloat16 if model_class is VideoEncoder else jnp.float32)
+    given = np.asarray(given, np.float32)
+    error = np.linalg.norm(given - wanted) / np.linalg.norm(wanted)
+    assert 1e-5 < error < 0.02
+
+
+def test_in_bfloat16_sums_norms_and_softmax_are_float32():
+    """No product, sum or exponential of the program has a bfloat16 result, but casts have."""
+    model = VideoClassifier(TINY, dtype=jnp.bfloat16, attention_backend="xla")
+    text = str(jax.make_jaxpr(model.apply)(variables(model), CLIPS))
+    for primitive in ("dot_general", "reduce_sum", "reduce_max", "exp", "rsqrt", "erf"):
+        results = re.findall(rf":(\w+)\[[\d,]*\] = {primitive}\b", text)
+        assert results, primitive
+        assert set(results) == {"f32"}, primitive
+    sides = re.findall(r":(\w+)\[[\d,]*\] = convert_element_type", text)
+    assert "bf16" in sides
+
+
+@pytest.mark.parametrize("dtype", ["float32", jnp.bfloat16])
+def test_parameters_are_float32_whatever_is_computed_in(dtype):
+    model = VideoClassifier(TINY, dtype=dtype)
+    drawn = model.init(jax.random.key(0), CLIPS)["params"]
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(drawn)} == {"float32"}
+    gradient = jax.grad(lambda params: model.apply({"params": params}, CLIPS).sum())(drawn)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(gradient)} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dtype": "float16"}, "dtype must be one of float32, bfloat16, got 'float16'"),
+        ({"dtype": "half a float"}, "got 'half a float'"),
+        ({"attention_backend": "flash"}, "must be None or one of blocked, cudnn, pallas, xla"),
+    ],
+)
+@pytest.mark.parametrize("model_class", [VideoEncoder, VideoClassifier, VideoPretrainer])
+def test_what_a_model_can_not_compute_in_is_refused(model_class, options, words):
+    inputs = (CLIPS, MASK) if model_class is VideoPretrainer else (CLIPS,)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        model_class(TINY, **options).apply(variables(model_class(TINY)), *inputs)
+
+
+@pytest.mark.parametrize("backend", ["blocked", "xla"])
+def test_an_attention_backend_changes_no_logits(backend):
+    weights = variables(VideoClassifier(TINY))
+    given = VideoClassifier(TINY, attention_backend=backend).apply(weights, CLIPS)
+    np.testing.assert_allclose(
+        given, VideoClassifier(TINY).apply(weights, CLIPS), rtol=0, atol=2e-6
+    )

@@ -28,7 +28,7 @@ from videomae_jax.writing import CheckpointError, new_directory, write_json
 
 FORMAT = "videomae_jax/1"
 
-# What parameters may be stored as; the network computes in float32 all the same.
+# What parameters may be stored as, whatever the network computes in.
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 # A nested dict of arrays, as Flax makes it.
@@ -207,8 +207,9 @@ def _without_talk() -> Iterator[None]:
 def load_params(directory: str | os.PathLike, like: Any) -> Params:
     """Read the tree at `directory`/params into the likeness of `like`.
 
-    `like` is a tree of `jax.ShapeDtypeStruct`: its shapes and dtypes must be the stored ones, and
-    each array is placed by its leaf's sharding, or on the default device where that is None.
+    `like` is a tree of `jax.ShapeDtypeStruct`: its shapes must be the stored ones, arrays are cast
+    to its dtypes, and each is placed by its leaf's sharding, or on the default device where that is
+    None.
 
     Raises:
         CheckpointError: if the weights are missing, damaged or of another shape.
@@ -239,18 +240,16 @@ def _compare(stored: Any, wanted: Params) -> None:
     """
     if not isinstance(stored, Mapping):
         raise ValueError("an array is missing or damaged")
-    there, needed = _arrays(stored), _arrays(wanted)
+    there, needed = _shapes(stored), _shapes(wanted)
     for name in sorted(there.keys() | needed.keys()):
         found, other = there.get(name, "nothing"), needed.get(name, "nothing")
         if found != other:
             raise ValueError(f"{name}: {found} is stored where {other} is wanted")
 
 
-def _arrays(tree: Any) -> dict[str, str]:
+def _shapes(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(
-            path, simple=True, separator="/"
-        ): f"{np.dtype(leaf.dtype)}{[*leaf.shape]}"
+        jax.tree_util.keystr(path, simple=True, separator="/"): str([*leaf.shape])
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
 

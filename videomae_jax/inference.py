@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,6 +23,7 @@ from videomae_jax.checkpoint import (
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels, Prediction
 from videomae_jax.model import ARCHITECTURES, VideoClassifier, VideoModel, abstract_params
+from videomae_jax.precision import compute_dtype
 from videomae_jax.processing import Preprocess
 
 
@@ -30,8 +31,10 @@ from videomae_jax.processing import Preprocess
 class Checkpoint:
     """A model with its weights and all that it takes to use them.
 
-    `model.apply({"params": params}, preprocess(frames)[None])` is the whole of inference.
-    `labels` is None for a model without classes; `conversion` is the conversion report.
+    `model.apply({"params": params}, preprocess(frames)[None])` is the whole of inference, and
+    `apply_uint8({"params": params}, preprocess.resized(frames)[None])` with a quarter of the bytes
+    on their way to the device. `labels` is None for a model without classes; `conversion` is the
+    conversion report.
     """
 
     model: VideoModel
@@ -41,9 +44,55 @@ class Checkpoint:
     preprocess: Preprocess
     conversion: Mapping[str, Any] = dataclasses.field(repr=False)
 
+    def apply_uint8(
+        self,
+        variables: Mapping[str, Any],
+        frames: UInt8[Array | np.ndarray, "B T H W C"],
+        *rest: Any,
+        **options: Any,
+    ) -> Any:
+        """`model.apply` on frames that are resized but not normalised: that is done here.
+
+        Pure and for `jax.jit`, as `model.apply` is: the device gets a byte for each value where
+        pixel values are four. `rest` and `options` are those of `model.apply`.
+
+        Raises:
+            ValueError: for frames of another dtype or shape.
+        """
+        scale, shift = self.preprocess.normalization()
+        return apply_to_uint8(self.model, variables, frames, scale, shift, *rest, **options)
+
+
+def apply_to_uint8(
+    model: VideoModel,
+    variables: Mapping[str, Any],
+    frames: UInt8[Array | np.ndarray, "B T H W C"],
+    scale: Float[Array | np.ndarray, "colours"],
+    shift: Float[Array | np.ndarray, "colours"],
+    *rest: Any,
+    **options: Any,
+) -> Any:
+    """`model.apply` on uint8 frames times `scale` plus `shift`, see `Preprocess.normalization`.
+
+    Raises:
+        ValueError: for frames of another dtype or shape.
+    """
+    if frames.dtype != np.uint8:
+        raise ValueError(
+            f"frames must be uint8, resized by the checkpoint's preprocess.resized, "
+            f"got {frames.dtype} {list(frames.shape)}"
+        )
+    clips = frames.astype(np.float32) * scale + shift
+    return model.apply(variables, clips, *rest, **options)
+
 
 def load(
-    source: str | os.PathLike, *, revision: str | None = None, num_heads: int | None = None
+    source: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    num_heads: int | None = None,
+    dtype: str = "float32",
+    param_dtype: str | None = None,
 ) -> Checkpoint:
     """Load a checkpoint, its weights on the default device.
 
@@ -55,24 +104,33 @@ def load(
         num_heads: attention heads in place of those that the config says. Their number changes no
             weight's shape; the published config of the small models says 16 where they were
             trained with 6 (see the README).
+        dtype: what the model computes in, "float32" or "bfloat16" (see `precision.py`).
+        param_dtype: what the parameters are cast to while they are read, "float32" or "bfloat16",
+            half the memory; None leaves them as they are stored.
 
     Raises:
         CheckpointError: (a ValueError) if it is missing, incomplete, damaged or can't be
             converted; one line that names it and the mend.
-        ValueError: if `num_heads` can't be.
+        ValueError: if `num_heads`, `dtype` or `param_dtype` can't be.
     """
     _check_heads(num_heads)
+    open_directory = functools.partial(
+        _load_directory,
+        num_heads=num_heads,
+        dtype=compute_dtype(dtype),
+        param_dtype=None if param_dtype is None else compute_dtype(param_dtype),
+    )
     if is_converted(source) or not _is_source(source):
         if revision is not None:
             raise CheckpointError(f"{source} is a path: revision is for ids on the hub")
-        return _load_directory(Path(source), num_heads)
+        return open_directory(Path(source))
     directory = _converted(source, revision, num_heads)
     try:
-        return _load_directory(directory, num_heads)
+        return open_directory(directory)
     except CheckpointError:
         if not _forgotten(directory):
             raise
-    return _load_directory(_converted(source, revision, num_heads), num_heads)
+    return open_directory(_converted(source, revision, num_heads))
 
 
 def _check_heads(num_heads: Any) -> None:
@@ -81,7 +139,9 @@ def _check_heads(num_heads: Any) -> None:
         raise ValueError(f"num_heads must be a whole number of at least 1, got {num_heads!r}")
 
 
-def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
+def _load_directory(
+    directory: Path, *, num_heads: int | None, dtype: np.dtype, param_dtype: np.dtype | None
+) -> Checkpoint:
     description = load_description(directory)
     if description.architecture not in ARCHITECTURES:
         raise CheckpointError(
@@ -96,11 +156,12 @@ def _load_directory(directory: Path, num_heads: int | None) -> Checkpoint:
                 f"got {num_heads}"
             )
         config = dataclasses.replace(config, num_attention_heads=num_heads)
-    model = ARCHITECTURES[description.architecture](config)
+    model = ARCHITECTURES[description.architecture](config, dtype=dtype)
     check_sizes(directory, description.conversion)
+    stored = description.dtype if param_dtype is None else param_dtype
     return Checkpoint(
         model=model,
-        params=load_params(directory, abstract_params(model, description.dtype)),
+        params=load_params(directory, abstract_params(model, stored)),
         config=config,
         labels=description.labels,
         preprocess=description.preprocess,
@@ -157,16 +218,26 @@ def classify(
         )
     if checkpoint.config.problem_type == "regression":
         raise ValueError("a regression model has no classes; use checkpoint.model.apply")
-    clip = checkpoint.preprocess(frames)[None]
-    logits = np.asarray(apply_classifier(checkpoint.model, checkpoint.params, clip)[0])
+    preprocess = checkpoint.preprocess
+    logits = np.asarray(
+        apply_classifier(
+            checkpoint.model,
+            checkpoint.params,
+            preprocess.resized(frames)[None],
+            *preprocess.normalization(),
+        )[0]
+    )
     multi_label = checkpoint.config.problem_type == "multi_label_classification"
     return checkpoint.labels.rank(logits, top_k, multi_label=multi_label)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def apply_classifier(
-    model: VideoClassifier, params: Params, clips: Float[Array, "B T H W C"]
+    model: VideoClassifier,
+    params: Params,
+    frames: UInt8[Array, "B T H W C"],
+    scale: Float[Array, "colours"],
+    shift: Float[Array, "colours"],
 ) -> Float[Array, "B labels"]:
-    """The compiled model; compiled once for each model and shape of clips."""
-    # Without mutable collections `apply` returns the output alone; its type says it may not.
-    return cast(Array, model.apply({"params": params}, clips))
+    """The compiled model; compiled once for each model and shape of frames."""
+    return apply_to_uint8(model, {"params": params}, frames, scale, shift)

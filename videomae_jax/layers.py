@@ -1,19 +1,23 @@
 """Attention, Mlp and Block: the pre-norm transformer layer. Knows nothing about video.
 
-Dropout acts when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and only then.
+Activations are of a block's `dtype`; what stays float32 is said in `precision.py`. Dropout acts
+when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and only then.
 """
 
 import dataclasses
 import math
+from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 
 from videomae_jax.activations import ACTIVATIONS
 from videomae_jax.attention import attend, attention_maps
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.precision import FLOAT32, product
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -31,10 +35,14 @@ class BlockShape:
     hidden_dropout: float
     attention_dropout: float
     initializer_range: float
+    dtype: np.dtype
+    attention_backend: str | None
 
     @classmethod
-    def of_encoder(cls, config: VideoMAEConfig) -> "BlockShape":
-        """The blocks of a config's encoder."""
+    def of_encoder(
+        cls, config: VideoMAEConfig, dtype: np.dtype, attention_backend: str | None
+    ) -> "BlockShape":
+        """The blocks of a config's encoder, computing in `dtype`."""
         return cls(
             width=config.hidden_size,
             num_heads=config.num_attention_heads,
@@ -47,10 +55,14 @@ class BlockShape:
             hidden_dropout=config.hidden_dropout_prob,
             attention_dropout=config.attention_probs_dropout_prob,
             initializer_range=config.initializer_range,
+            dtype=dtype,
+            attention_backend=attention_backend,
         )
 
     @classmethod
-    def of_decoder(cls, config: VideoMAEConfig) -> "BlockShape":
+    def of_decoder(
+        cls, config: VideoMAEConfig, dtype: np.dtype, attention_backend: str | None
+    ) -> "BlockShape":
         """The blocks of a config's decoder: its own sizes, everything else as in the encoder.
 
         Raises:
@@ -63,23 +75,44 @@ class BlockShape:
                 f"decoder_num_attention_heads {heads}"
             )
         return dataclasses.replace(
-            cls.of_encoder(config),
+            cls.of_encoder(config, dtype, attention_backend),
             width=width,
             num_heads=heads,
             mlp_width=config.decoder_intermediate_size,
         )
 
 
-def dense(features: int, initializer_range: float, *, use_bias: bool = True) -> nn.Dense:
-    """A linear layer, initialised as transformers does: normal weights, zero bias."""
-    return nn.Dense(
-        features, use_bias=use_bias, kernel_init=nn.initializers.normal(initializer_range)
-    )
+class Dense(nn.Module):
+    """A linear layer, computed in `dtype`; initialised as transformers does: normal, zero bias."""
+
+    features: int
+    initializer_range: float
+    dtype: np.dtype
+    use_bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows F"]:
+        start = nn.initializers.normal(self.initializer_range)
+        kernel = self.param("kernel", start, (x.shape[-1], self.features))
+        result = product(x, kernel, self.dtype)
+        if self.use_bias:
+            result += self.param("bias", nn.initializers.zeros, (self.features,))
+        return result.astype(self.dtype)
 
 
-def layer_norm(eps: float) -> nn.LayerNorm:
-    """LayerNorm with the variance of the deviations: E[x^2] - E[x]^2 loses digits in float32."""
-    return nn.LayerNorm(epsilon=eps, use_fast_variance=False)
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32, whatever comes in and is learnt.
+
+    With the variance of the deviations: E[x^2] - E[x]^2 loses digits in float32.
+    """
+
+    use_fast_variance: bool = False
+    dtype: Any = FLOAT32
+
+
+def block_dense(shape: BlockShape, features: int) -> Dense:
+    """A linear layer of a block."""
+    return Dense(features, shape.initializer_range, shape.dtype)
 
 
 def same(x: Array) -> Array:
@@ -104,14 +137,15 @@ class PackedProjection(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L 3*D"]:
-        width = self.shape.width
-        weights = nn.initializers.normal(self.shape.initializer_range)
-        packed = x @ self.param("kernel", weights, (width, 3 * width))
+        width, dtype = self.shape.width, self.shape.dtype
+        start = nn.initializers.normal(self.shape.initializer_range)
+        kernel = self.param("kernel", start, (width, 3 * width))
+        packed = product(x, kernel, dtype)
         if self.shape.qkv_bias:
             query_bias = self.param("query_bias", nn.initializers.zeros, (width,))
             value_bias = self.param("value_bias", nn.initializers.zeros, (width,))
             packed += jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
-        return packed
+        return packed.astype(dtype)
 
 
 class Attention(nn.Module):
@@ -126,17 +160,25 @@ class Attention(nn.Module):
     def setup(self):
         self.qkv = PackedProjection(self.shape)
         self.drop = Dropout(self.shape.attention_dropout)
-        self.proj = dense(self.shape.width, self.shape.initializer_range)
+        self.proj = block_dense(self.shape, self.shape.width)
         self.logit_scale = None
         if self.shape.cos_attn:
             start = nn.initializers.constant(math.log(10))
             self.logit_scale = self.param("logit_scale", start, (self.shape.num_heads,))
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        heads, scale = self.shape.num_heads, self.logit_scale
-        return self.proj(attend(self.qkv(x), heads, drop=self.drop, logit_scale=scale))
+        # Only weights that are dropped from have to be there all at once.
+        drops = self.shape.attention_dropout and self.has_rng("dropout")
+        mixed = attend(
+            self.qkv(x),
+            self.shape.num_heads,
+            drop=self.drop if drops else None,
+            logit_scale=self.logit_scale,
+            backend=self.shape.attention_backend,
+        )
+        return self.proj(mixed)
 
-    def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
+    def maps(self, x: Float[Array, "B L D"]) -> Float32[Array, "B N L L"]:
         """The attention weights for `x`, before dropout."""
         return attention_maps(self.qkv(x), self.shape.num_heads, logit_scale=self.logit_scale)
 
@@ -147,11 +189,12 @@ class Mlp(nn.Module):
     shape: BlockShape
 
     def setup(self):
-        self.fc1 = dense(self.shape.mlp_width, self.shape.initializer_range)
-        self.fc2 = dense(self.shape.width, self.shape.initializer_range)
+        self.fc1 = block_dense(self.shape, self.shape.mlp_width)
+        self.fc2 = block_dense(self.shape, self.shape.width)
 
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return self.fc2(ACTIVATIONS[self.shape.hidden_act](self.fc1(x)))
+        activation = ACTIVATIONS[self.shape.hidden_act]
+        return self.fc2(activation(self.fc1(x).astype(jnp.float32)))
 
 
 class LayerScale(nn.Module):
@@ -161,7 +204,8 @@ class LayerScale(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        return x * self.param("gamma", nn.initializers.constant(self.start), x.shape[-1:])
+        gamma = self.param("gamma", nn.initializers.constant(self.start), x.shape[-1:])
+        return (x * gamma).astype(x.dtype)
 
 
 class Block(nn.Module):
@@ -170,9 +214,9 @@ class Block(nn.Module):
     shape: BlockShape
 
     def setup(self):
-        self.norm_1 = layer_norm(self.shape.layer_norm_eps)
+        self.norm_1 = LayerNorm(self.shape.layer_norm_eps)
         self.attention = Attention(self.shape)
-        self.norm_2 = layer_norm(self.shape.layer_norm_eps)
+        self.norm_2 = LayerNorm(self.shape.layer_norm_eps)
         self.mlp = Mlp(self.shape)
         self.drop = Dropout(self.shape.hidden_dropout)
         start = self.shape.layer_scale_init_value
@@ -183,6 +227,6 @@ class Block(nn.Module):
         x = x + self.drop(self.scale_1(self.attention(self.norm_1(x))))
         return x + self.drop(self.scale_2(self.mlp(self.norm_2(x))))
 
-    def maps(self, x: Float[Array, "B L D"]) -> Float[Array, "B N L L"]:
+    def maps(self, x: Float[Array, "B L D"]) -> Float32[Array, "B N L L"]:
         """The attention weights of this layer for its input `x`."""
         return self.attention.maps(self.norm_1(x))

@@ -9,6 +9,9 @@ call nothing:
     model.apply(variables, clips, method="attention_maps")   # [n, B, N, L, L]
 
 The weights of the n layers of a stack are stacked on a leading axis and run through `lax.scan`.
+
+Every model takes `dtype`, "float32" or "bfloat16", that it computes in (see `precision.py`), and
+`attention_backend`, a name in `attention.BACKENDS`; None follows the device. ValueError for others.
 """
 
 from collections.abc import Callable
@@ -19,11 +22,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
+from videomae_jax.attention import check_backend
 from videomae_jax.config import VideoMAEConfig
-from videomae_jax.layers import Block, BlockShape, dense, layer_norm
+from videomae_jax.layers import Block, BlockShape, Dense, LayerNorm
 from videomae_jax.masking import count_masked, gather_tokens, split_mask
+from videomae_jax.precision import FLOAT32, compute_dtype
 from videomae_jax.tokens import sinusoid_table, tubelets
 
 
@@ -81,22 +86,25 @@ class VideoEncoder(nn.Module):
     """
 
     config: VideoMAEConfig
+    dtype: Any = FLOAT32
+    attention_backend: str | None = None
 
     def setup(self):
-        config = self.config
-        self.patch_embed = dense(config.hidden_size, config.initializer_range)
-        self.layers = Block(BlockShape.of_encoder(config))
+        config, dtype = self.config, compute_dtype(self.dtype)
+        check_backend(self.attention_backend)
+        self.patch_embed = Dense(config.hidden_size, config.initializer_range, dtype)
+        self.layers = Block(BlockShape.of_encoder(config, dtype, self.attention_backend))
         if config.use_learnable_pos_emb:
             start = nn.initializers.normal(config.initializer_range)
             self.pos_embed = self.param("pos_embed", start, (config.num_tokens, config.hidden_size))
         if not config.use_mean_pooling:
-            self.norm = layer_norm(config.layer_norm_eps)
+            self.norm = LayerNorm(config.layer_norm_eps)
 
     def __call__(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None
     ) -> Float[Array, "B S D"]:
         x, _ = self._run(self.embed(clips, visible), forward)
-        return x if self.config.use_mean_pooling else self.norm(x)
+        return x if self.config.use_mean_pooling else self.norm(x).astype(x.dtype)
 
     def embed(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None
@@ -108,7 +116,8 @@ class VideoEncoder(nn.Module):
         if visible is not None:
             tokens = gather_tokens(tokens, visible)
             positions = gather_tokens(positions, visible)
-        return self.patch_embed(tokens) + positions
+        embedded = self.patch_embed(tokens)
+        return (embedded + positions).astype(embedded.dtype)
 
     def hidden_states(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None
@@ -120,7 +129,7 @@ class VideoEncoder(nn.Module):
 
     def attention_maps(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None
-    ) -> Float[Array, "n B N S S"]:
+    ) -> Float32[Array, "n B N S S"]:
         """Each layer's attention weights: rows are queries and sum to 1 over keys.
 
         For a small model on 16 x 224 x 224, 0.7 GB a clip in float32.
@@ -145,30 +154,32 @@ class VideoClassifier(nn.Module):
     """
 
     config: VideoMAEConfig
+    dtype: Any = FLOAT32
+    attention_backend: str | None = None
 
     def setup(self):
         config = self.config
-        self.encoder = VideoEncoder(config)
+        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend)
         if config.use_mean_pooling:
-            self.fc_norm = layer_norm(config.fc_norm_eps)
+            self.fc_norm = LayerNorm(config.fc_norm_eps)
         if config.num_labels:
-            self.classifier = dense(config.num_labels, config.initializer_range)
+            self.classifier = Dense(config.num_labels, config.initializer_range, FLOAT32)
 
-    def __call__(self, clips: Array | np.ndarray) -> Float[Array, "B labels"]:
+    def __call__(self, clips: Array | np.ndarray) -> Float32[Array, "B labels"]:
         pooled = self.pool(self.encoder(clips))
         return self.classifier(pooled) if self.config.num_labels else pooled
 
-    def pool(self, tokens: Float[Array, "B L D"]) -> Float[Array, "B D"]:
+    def pool(self, tokens: Float[Array, "B L D"]) -> Float32[Array, "B D"]:
         """What the classifier sees of the encoder's tokens."""
         if self.config.use_mean_pooling:
-            return self.fc_norm(tokens.mean(axis=1))
-        return tokens[:, 0]
+            return self.fc_norm(tokens.mean(axis=1, dtype=jnp.float32))
+        return tokens[:, 0].astype(jnp.float32)
 
     def hidden_states(self, clips: Array | np.ndarray) -> Float[Array, "states B L D"]:
         """As `VideoEncoder.hidden_states`."""
         return self.encoder.hidden_states(clips)
 
-    def attention_maps(self, clips: Array | np.ndarray) -> Float[Array, "n B N L L"]:
+    def attention_maps(self, clips: Array | np.ndarray) -> Float32[Array, "n B N L L"]:
         """As `VideoEncoder.attention_maps`."""
         return self.encoder.attention_maps(clips)
 
@@ -177,14 +188,16 @@ class Decoder(nn.Module):
     """Tokens [B, L, D], hidden ones last -> pixels of the hidden ones [B, M, P]."""
 
     config: VideoMAEConfig
+    dtype: Any = FLOAT32
+    attention_backend: str | None = None
 
     def setup(self):
-        config = self.config
-        self.layers = Block(BlockShape.of_decoder(config))
-        self.norm = layer_norm(config.decoder_norm_eps)
-        self.head = dense(config.tubelet_pixels, config.initializer_range)
+        config, dtype = self.config, compute_dtype(self.dtype)
+        self.layers = Block(BlockShape.of_decoder(config, dtype, self.attention_backend))
+        self.norm = LayerNorm(config.decoder_norm_eps)
+        self.head = Dense(config.tubelet_pixels, config.initializer_range, FLOAT32)
 
-    def __call__(self, x: Float[Array, "B L D"], num_masked: int) -> Float[Array, "B M P"]:
+    def __call__(self, x: Float[Array, "B L D"], num_masked: int) -> Float32[Array, "B M P"]:
         x, _ = run_layers(self.layers, self.config.decoder_num_hidden_layers, x, forward)
         return self.head(self.norm(x[:, -num_masked:]))
 
@@ -204,21 +217,26 @@ class VideoPretrainer(nn.Module):
 
     config: VideoMAEConfig
     num_masked: int | None = None
+    dtype: Any = FLOAT32
+    attention_backend: str | None = None
 
     def setup(self):
         config = self.config
-        self.encoder = VideoEncoder(config)
-        self.encoder_to_decoder = dense(
-            config.decoder_hidden_size, config.initializer_range, use_bias=False
+        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend)
+        self.encoder_to_decoder = Dense(
+            config.decoder_hidden_size,
+            config.initializer_range,
+            compute_dtype(self.dtype),
+            use_bias=False,
         )
         self.mask_token = self.param(
             "mask_token", nn.initializers.zeros, (config.decoder_hidden_size,)
         )
-        self.decoder = Decoder(config)
+        self.decoder = Decoder(config, self.dtype, self.attention_backend)
 
     def __call__(
         self, clips: Array | np.ndarray, mask: Array | np.ndarray
-    ) -> Float[Array, "B M P"]:
+    ) -> Float32[Array, "B M P"]:
         visible, hidden = self._split(clips, mask)
         tokens = self.encoder_to_decoder(self.encoder(clips, visible))
         config = self.config
@@ -226,7 +244,8 @@ class VideoPretrainer(nn.Module):
         positions = positions[None]
         seen = tokens + gather_tokens(positions, visible)
         unseen = self.mask_token + gather_tokens(positions, hidden)
-        return self.decoder(jnp.concatenate([seen, unseen], axis=1), hidden.shape[1])
+        both = jnp.concatenate([seen, unseen], axis=1).astype(tokens.dtype)
+        return self.decoder(both, hidden.shape[1])
 
     def hidden_states(
         self, clips: Array | np.ndarray, mask: Array | np.ndarray
@@ -236,7 +255,7 @@ class VideoPretrainer(nn.Module):
 
     def attention_maps(
         self, clips: Array | np.ndarray, mask: Array | np.ndarray
-    ) -> Float[Array, "n B N V V"]:
+    ) -> Float32[Array, "n B N V V"]:
         """As `VideoEncoder.attention_maps`, among the visible tokens."""
         return self.encoder.attention_maps(clips, self._split(clips, mask)[0])
 
@@ -261,7 +280,7 @@ ARCHITECTURES: dict[str, type[VideoModel]] = {
 }
 
 
-def abstract_params(model: VideoModel, dtype: str = "float32") -> dict[str, Any]:
+def abstract_params(model: VideoModel, dtype: Any = "float32") -> dict[str, Any]:
     """The parameter tree of a model as `jax.ShapeDtypeStruct` leaves; computes nothing."""
     clips = jax.ShapeDtypeStruct((1, *model.config.clip_shape), jnp.float32)
     rest = []

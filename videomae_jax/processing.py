@@ -1,4 +1,6 @@
-"""uint8 frames -> pixel values: resize by a named rule, centre crop, rescale, normalise. Host.
+"""uint8 frames -> pixel values: resize by a named rule, centre crop, rescale, normalise.
+
+All of it on the host, or, where `normalization` is left to the device, a quarter of the bytes.
 
 Two rules, which differ in more than the filter:
 
@@ -10,14 +12,14 @@ Two rules, which differ in more than the filter:
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from videomae_jax.fields import refuse_unknown
+from videomae_jax.fields import is_whole, number, numbers, refuse_unknown, sides
 from videomae_jax.resizing import (
     BILINEAR,
     crop_opencv,
@@ -32,7 +34,6 @@ RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LARGEST_SIDE = 2**16
 MOST_THREADS = 4
 
 
@@ -91,22 +92,32 @@ class Preprocess:
         """
         frames = np.asarray(frames)
         self._check_frames(frames)
-        length, height, width, colours = frames.shape
-        if self.do_resize:
-            height, width = resized_size(self.size, height, width)
-        table = self._pixel_table(colours)
-        output = np.empty((length, *(self.output_size or (height, width)), colours), np.float32)
+        table = self._pixel_table(frames.shape[-1])
 
-        def fill(t: int) -> None:
-            frame = self._resize_and_crop(frames[t])
-            for colour in range(colours):
-                output[t, ..., colour] = table[colour].take(frame[..., colour])
+        def look_up(frame: np.ndarray, output: np.ndarray) -> None:
+            for colour, values in enumerate(table):
+                output[..., colour] = values.take(frame[..., colour])
 
-        threads = min(os.cpu_count() or 1, MOST_THREADS) if threads is None else threads
-        # Pillow and NumPy let go of the interpreter lock while they work.
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(fill, range(length)))
-        return output
+        return self._of_each(frames, np.float32, look_up, threads)
+
+    def resized(
+        self, frames: np.ndarray, *, threads: int | None = None
+    ) -> UInt8[np.ndarray, "T height width C"]:
+        """Resized and cropped only, as `Checkpoint.apply_uint8` takes it; else as the call."""
+        frames = np.asarray(frames)
+        self._check_frames(frames)
+        return self._of_each(frames, np.uint8, lambda frame, out: np.copyto(out, frame), threads)
+
+    def normalization(self) -> tuple[Float32[np.ndarray, "C"], Float32[np.ndarray, "C"]]:
+        """(scale, shift): pixel values are uint8 ones times `scale` plus `shift`.
+
+        A number for each colour, or one for all. What it gives is the call's to the last bit of
+        float32 or the one before.
+        """
+        scale = np.float64(self.rescale_factor if self.do_rescale else 1.0)
+        mean, std = (self.image_mean, self.image_std) if self.do_normalize else (0.0, 1.0)
+        mean, std = np.broadcast_arrays(np.atleast_1d(mean), np.atleast_1d(std))
+        return (scale / std).astype(np.float32), (-mean / std).astype(np.float32)
 
     @property
     def output_size(self) -> tuple[int, int] | None:
@@ -204,6 +215,26 @@ class Preprocess:
             image_std=IMAGENET_STD,
         )
 
+    def _of_each(
+        self,
+        frames: UInt8[np.ndarray, "T H W C"],
+        dtype: type[np.generic],
+        fill: Callable[[np.ndarray, np.ndarray], None],
+        threads: int | None,
+    ) -> np.ndarray:
+        """`fill(resized and cropped frame, its place in the result)` for all, in threads."""
+        length, height, width, colours = frames.shape
+        if self.do_resize:
+            height, width = resized_size(self.size, height, width)
+        output = np.empty((length, *(self.output_size or (height, width)), colours), dtype)
+        threads = min(os.cpu_count() or 1, MOST_THREADS) if threads is None else threads
+        # Pillow and NumPy let go of the interpreter lock while they work.
+        with ThreadPoolExecutor(threads) as pool:
+            list(
+                pool.map(lambda t: fill(self._resize_and_crop(frames[t]), output[t]), range(length))
+            )
+        return output
+
     def _colours(self) -> int | None:
         for values in (self.image_mean, self.image_std):
             if self.do_normalize and isinstance(values, tuple):
@@ -257,57 +288,25 @@ def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(fields[name], bool):
             raise ValueError(f"{name} must be true or false, got {fields[name]!r}")
     resample = fields["resample"]
-    if not _is_whole(resample) or not 0 <= resample < len(RESAMPLE_NAMES):
+    if not is_whole(resample) or not 0 <= resample < len(RESAMPLE_NAMES):
         raise ValueError(f"resample must be a Pillow filter number, 0 to 5, got {resample!r}")
     if fields["resize"] == "opencv" and resample != BILINEAR:
         raise ValueError(
             f"resize 'opencv' needs resample 2 (bilinear), got {resample} "
             f"({RESAMPLE_NAMES[resample]})"
         )
-    mean = _numbers("image_mean", fields["image_mean"])
-    std = _numbers("image_std", fields["image_std"], positive=True)
+    mean = numbers("image_mean", fields["image_mean"])
+    std = numbers("image_std", fields["image_std"], positive=True)
     if isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
         raise ValueError(f"image_mean has {len(mean)} numbers, image_std has {len(std)}")
     return {
         **fields,
-        "size": _sides("size", fields["size"], ({"shortest_edge"}, {"height", "width"})),
-        "crop_size": _sides("crop_size", fields["crop_size"], ({"height", "width"},)),
-        "rescale_factor": _number("rescale_factor", fields["rescale_factor"], positive=True),
+        "size": sides("size", fields["size"], ({"shortest_edge"}, {"height", "width"})),
+        "crop_size": sides("crop_size", fields["crop_size"], ({"height", "width"},)),
+        "rescale_factor": number("rescale_factor", fields["rescale_factor"], positive=True),
         "image_mean": mean,
         "image_std": std,
     }
-
-
-def _is_whole(value: Any) -> bool:
-    # bool is an int to Python, never to a config.
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _sides(name: str, size: Any, allowed: tuple[set[str], ...]) -> dict[str, int]:
-    if not isinstance(size, Mapping) or set(size) not in allowed:
-        wanted = " or ".join("{" + ", ".join(sorted(keys)) + "}" for keys in allowed)
-        raise ValueError(f"{name} must be {wanted}, got {size!r}")
-    for key, value in size.items():
-        if not _is_whole(value) or not 1 <= value <= LARGEST_SIDE:
-            raise ValueError(f"{name} {key} must be from 1 to {LARGEST_SIDE}, got {value!r}")
-    return dict(sorted(size.items()))
-
-
-def _numbers(name: str, values: Any, *, positive: bool = False) -> tuple[float, ...] | float:
-    if not isinstance(values, (list, tuple)):
-        return _number(name, values, positive=positive)
-    if not values:
-        raise ValueError(f"{name} must have a number for each colour, got none")
-    return tuple(_number(name, value, positive=positive) for value in values)
-
-
-def _number(name: str, value: Any, *, positive: bool) -> float:
-    number = isinstance(value, float) or _is_whole(value)
-    # Far inside float32, so that no pixel value can overflow.
-    if not number or not abs(value) < 1e9 or (positive and value < 1e-9):
-        wanted = "a positive number" if positive else "a number"
-        raise ValueError(f"{name} must be {wanted} of ordinary size, got {value!r}")
-    return float(value)
 
 
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
