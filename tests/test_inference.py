@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -78,3 +79,77 @@ def test_an_unknown_architecture_is_named(tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"architecture": "VideoDreamer"}))
     with pytest.raises(CheckpointError, match="VideoDreamer"):
         load(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "preprocess",
+    [
+        Preprocess.default(TINY.image_size),
+        Preprocess.original(TINY.image_size),
+        dataclasses.replace(
+            Preprocess.default(TINY.image_size), image_mean=0.3, image_std=0.2, rescale_factor=0.01
+        ),
+        dataclasses.replace(Preprocess.default(TINY.image_size), do_normalize=False),
+    ],
+    ids=["default", "original", "one number", "not normalised"],
+)
+def test_uint8_frames_give_the_same_logits(tmp_path, preprocess):
+    loaded = dataclasses.replace(load(write(tmp_path / "model")), preprocess=preprocess)
+    variables = {"params": loaded.params}
+    frames = loaded.preprocess.resized(FRAMES)[None]
+    assert frames.dtype == np.uint8
+    assert frames.shape == (1, *TINY.clip_shape)
+    given = jax.jit(loaded.apply_uint8)(variables, frames)
+    wanted = jax.jit(loaded.model.apply)(variables, loaded.preprocess(FRAMES)[None])
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
+    states = loaded.apply_uint8(variables, frames, method="hidden_states")
+    assert states.shape[0] == TINY.num_hidden_layers + 1
+
+
+def test_uint8_frames_reach_a_model_with_a_mask(tmp_path):
+    loaded = load(write(tmp_path / "model", "VideoPretrainer"))
+    mask = np.arange(45)[None] < 27
+    frames = loaded.preprocess.resized(FRAMES)[None]
+    given = loaded.apply_uint8({"params": loaded.params}, frames, mask)
+    clip = loaded.preprocess(FRAMES)[None]
+    wanted = loaded.model.apply({"params": loaded.params}, clip, mask)
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=1e-5)
+
+
+def test_a_program_of_uint8_frames_takes_uint8(tmp_path):
+    loaded = load(write(tmp_path / "model"))
+    frames = loaded.preprocess.resized(FRAMES)[None]
+    text = jax.jit(loaded.apply_uint8).lower({"params": loaded.params}, frames).as_text()
+    arguments = re.search(r"@main\(.*", text).group()
+    assert "tensor<1x6x12x20x3xui8>" in arguments
+    assert "6x12x20x3xf32" not in arguments
+
+
+def test_what_is_no_uint8_clip_is_refused(tmp_path):
+    loaded = load(write(tmp_path / "model"))
+    variables = {"params": loaded.params}
+    clip = loaded.preprocess(FRAMES)[None]
+    with pytest.raises(ValueError, match=re.escape("must be uint8, resized by")):
+        loaded.apply_uint8(variables, clip)
+    with pytest.raises(ValueError, match=r"clips must be .* got \[1, 6, 30, 50, 3\]"):
+        loaded.apply_uint8(variables, FRAMES[None])
+
+
+@pytest.mark.parametrize("param_dtype", [None, "float32", "bfloat16"])
+def test_dtypes_of_what_is_loaded(tmp_path, param_dtype):
+    plain = load(write(tmp_path / "model"))
+    loaded = load(tmp_path / "model", dtype="bfloat16", param_dtype=param_dtype)
+    held = {leaf.dtype.name for leaf in jax.tree.leaves(loaded.params)}
+    assert held == {param_dtype or "float32"}
+    clip = plain.preprocess(FRAMES)[None]
+    wanted = np.asarray(plain.model.apply({"params": plain.params}, clip))
+    given = np.asarray(loaded.model.apply({"params": loaded.params}, clip))
+    assert given.dtype == np.float32
+    error = np.linalg.norm(given - wanted) / np.linalg.norm(wanted)
+    assert 1e-5 < error < 0.02
+
+
+@pytest.mark.parametrize("name", ["dtype", "param_dtype"])
+def test_another_dtype_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, got 'float16'"):
+        load(write(tmp_path / "model"), **{name: "float16"})

@@ -422,3 +422,20 @@ def test_spellings_of_size(fields, size, crop):
 def test_files_that_say_something_else_are_refused(fields, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         read_preprocessor(fields)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"do_rescale": False}, {"do_normalize": False}, {"image_mean": 0.4, "image_std": 0.3}],
+)
+@pytest.mark.parametrize("rule", [Preprocess.default, Preprocess.original])
+def test_what_is_left_to_the_device(rule, options):
+    preprocess = dataclasses.replace(rule(16), **options)
+    frames = np.random.default_rng(0).integers(0, 256, (3, 20, 31, 3), dtype=np.uint8)
+    resized = preprocess.resized(frames)
+    scale, shift = preprocess.normalization()
+    assert resized.dtype == np.uint8
+    assert scale.dtype == shift.dtype == np.float32
+    wanted = preprocess(frames)
+    given = resized.astype(np.float32) * scale + shift
+    np.testing.assert_allclose(given, wanted, rtol=0, atol=3e-7 * np.abs(wanted).max())

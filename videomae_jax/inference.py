@@ -47,13 +47,13 @@ class Checkpoint:
     def apply_uint8(
         self,
         variables: Mapping[str, Any],
-        frames: UInt8[Array | np.ndarray, "B T H W C"],
+        frames: Array | np.ndarray,
         *rest: Any,
         **options: Any,
     ) -> Any:
-        """`model.apply` on frames that are resized but not normalised: that is done here.
+        """`model.apply` on frames, uint8 [B, T, H, W, C], that are resized but not normalised.
 
-        Pure and for `jax.jit`, as `model.apply` is: the device gets a byte for each value where
+        That is done here, in the program. Pure and for `jax.jit`, as `model.apply` is: the device gets a byte for each value where
         pixel values are four. `rest` and `options` are those of `model.apply`.
 
         Raises:
@@ -66,7 +66,7 @@ class Checkpoint:
 def apply_to_uint8(
     model: VideoModel,
     variables: Mapping[str, Any],
-    frames: UInt8[Array | np.ndarray, "B T H W C"],
+    frames: Array | np.ndarray,
     scale: Float[Array | np.ndarray, "colours"],
     shift: Float[Array | np.ndarray, "colours"],
     *rest: Any,

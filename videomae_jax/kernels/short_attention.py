@@ -144,11 +144,11 @@ def plan_backward(length: int, num_heads: int, head_width: int, itemsize: int, r
 
 def _first_that_fits(bytes_needed, length: int, num_heads: int, head_width: int, rows) -> Plan:
     """The first of all plans, best first, that fits."""
-    for head_width, width, columns in _widths(num_heads, head_width):
+    for wide, width, columns in _widths(num_heads, head_width):
         fewest = min(FEWEST_ROWS, length)
         for key_buffers in (2, 1):
             for count in _row_counts(length, rows, fewest):
-                plan = Plan(num_heads, length, head_width, width, columns, count, key_buffers)
+                plan = Plan(num_heads, length, wide, width, columns, count, key_buffers)
                 if bytes_needed(plan) <= VMEM_BUDGET:
                     return plan
     raise ValueError(
@@ -250,7 +250,7 @@ def _forward_kernel(plan: Plan, scale: float, q_ref, k_ref, v_ref, o_ref) -> Non
 
     def one_head(head: HeadColumns) -> None:
         weights, sums = _weights(plan, scale, head.alone(head.read(q_ref)), head.read(k_ref))
-        value = replace_after(head.read(v_ref), plan.length, 0, 0)
+        value = replace_after(head.read(v_ref), plan.length, 0, 0.0)
         mixed = dot(weights.astype(value.dtype), value, 1, 0) / sums
         head.write(o_ref, mixed.astype(o_ref.dtype))
 
@@ -322,8 +322,8 @@ def _backward_kernel(
 
     def one_head(head: HeadColumns) -> None:
         query = real_rows(head.alone(head.read(q_ref)))
-        key = replace_after(head.read(k_ref), plan.length, 0, 0)
-        value = replace_after(head.read(v_ref), plan.length, 0, 0)
+        key = replace_after(head.read(k_ref), plan.length, 0, 0.0)
+        value = replace_after(head.read(v_ref), plan.length, 0, 0.0)
         weights, sums = _weights(plan, scale, query, key)
         # The weights lack the division by their sums: the gradient has it instead, being small.
         gradient = real_rows(head.alone(head.read(g_ref))).astype(jnp.float32) / sums
