@@ -53,8 +53,8 @@ class Checkpoint:
     ) -> Any:
         """`model.apply` on frames, uint8 [B, T, H, W, C], that are resized but not normalised.
 
-        That is done here, in the program. Pure and for `jax.jit`, as `model.apply` is: the device gets a byte for each value where
-        pixel values are four. `rest` and `options` are those of `model.apply`.
+        That is done here, in the program: the device gets a byte for each value where pixel values
+        are four. Pure and for `jax.jit`, as `model.apply` is, whose are `rest` and `options`.
 
         Raises:
             ValueError: for frames of another dtype or shape.
