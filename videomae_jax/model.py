@@ -28,8 +28,8 @@ from videomae_jax.attention import check_backend
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.layers import Block, BlockShape, Dense, LayerNorm
 from videomae_jax.masking import count_masked, gather_tokens, split_mask
-from videomae_jax.precision import FLOAT32, compute_dtype
-from videomae_jax.tokens import sinusoid_table, tubelets
+from videomae_jax.precision import FLOAT32, compute_dtype, product
+from videomae_jax.tokens import project_tubelets, sinusoid_table, tubelets
 
 
 def check_clips(clips: Array | np.ndarray, config: VideoMAEConfig) -> None:
@@ -77,6 +77,26 @@ def forward_keeping_maps(block: Block, x: Array) -> tuple[Array, Array]:
     return block(x), block.maps(x)
 
 
+class PatchEmbed(nn.Module):
+    """Linear embedding of the tubelets of clips [B, T, H, W, C], of all or of the visible ones."""
+
+    config: VideoMAEConfig
+    dtype: np.dtype
+
+    @nn.compact
+    def __call__(
+        self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None
+    ) -> Float32[Array, "B S D"]:
+        config = self.config
+        start = nn.initializers.normal(config.initializer_range)
+        kernel = self.param("kernel", start, (config.tubelet_pixels, config.hidden_size))
+        bias = self.param("bias", nn.initializers.zeros, (config.hidden_size,))
+        if visible is None:
+            return project_tubelets(clips, kernel, config, self.dtype) + bias
+        seen = gather_tokens(tubelets(clips, config), visible)
+        return product(seen, kernel, self.dtype) + bias
+
+
 class VideoEncoder(nn.Module):
     """Clips [B, T, H, W, C] -> tokens [B, L, D], in (t, h, w) order; there is no class token.
 
@@ -92,7 +112,7 @@ class VideoEncoder(nn.Module):
     def setup(self):
         config, dtype = self.config, compute_dtype(self.dtype)
         check_backend(self.attention_backend)
-        self.patch_embed = Dense(config.hidden_size, config.initializer_range, dtype)
+        self.patch_embed = PatchEmbed(config, dtype)
         self.layers = Block(BlockShape.of_encoder(config, dtype, self.attention_backend))
         if config.use_learnable_pos_emb:
             start = nn.initializers.normal(config.initializer_range)
@@ -111,13 +131,11 @@ class VideoEncoder(nn.Module):
     ) -> Float[Array, "B S D"]:
         """Tubelet embeddings plus positions, of all tokens or of the visible ones."""
         check_clips(clips, self.config)
-        tokens = tubelets(clips, self.config)
         positions = self._positions()[None]
         if visible is not None:
-            tokens = gather_tokens(tokens, visible)
             positions = gather_tokens(positions, visible)
-        embedded = self.patch_embed(tokens)
-        return (embedded + positions).astype(embedded.dtype)
+        embedded = self.patch_embed(clips, visible) + positions
+        return embedded.astype(compute_dtype(self.dtype))
 
     def hidden_states(
         self, clips: Array | np.ndarray, visible: Int[Array, "B V"] | None = None

@@ -1,13 +1,15 @@
-"""Clip <-> tubelets, and the sinusoid position table. Pure."""
+"""Clip <-> tubelets, their projection, and the sinusoid position table. Pure."""
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.precision import product
 
 
 def tubelets(
@@ -38,6 +40,65 @@ def clips_from_tubelets(
         batch, time, high, wide, config.tubelet_size, patch_height, patch_width, config.num_channels
     )
     return cut.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(batch, *config.clip_shape)
+
+
+def project_tubelets(
+    clips: Shaped[Array | np.ndarray, "B T H W C"],
+    kernel: Float[Array | np.ndarray, "P D"],
+    config: VideoMAEConfig,
+    dtype: np.dtype,
+) -> Float32[Array, "B L D"]:
+    """tubelets(clips) @ kernel, both rounded to `dtype`, summed in float32."""
+    return _project(jnp.asarray(clips, dtype), jnp.asarray(kernel, dtype), config)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _project(clips: Array, kernel: Array, config: VideoMAEConfig) -> Array:
+    return jax.lax.platform_dependent(
+        clips,
+        kernel,
+        tpu=functools.partial(_project_by_convolution, config=config),
+        default=functools.partial(_project_cut, config=config),
+    )
+
+
+def _project_forward(
+    clips: Array, kernel: Array, config: VideoMAEConfig
+) -> tuple[Array, tuple[Array, Array]]:
+    return _project(clips, kernel, config), (clips, kernel)
+
+
+def _project_backward(
+    config: VideoMAEConfig, kept: tuple[Array, Array], gradient: Array
+) -> tuple[Array, Array]:
+    return jax.vjp(functools.partial(_project_cut, config=config), *kept)[1](gradient)
+
+
+_project.defvjp(_project_forward, _project_backward)
+
+
+def _project_cut(clips: Array, kernel: Array, *, config: VideoMAEConfig) -> Array:
+    return product(tubelets(clips, config), kernel, kernel.dtype)
+
+
+def _project_by_convolution(clips: Array, kernel: Array, *, config: VideoMAEConfig) -> Array:
+    """For TPUs, which fill registers along the last axis: three colours leave 125 of 128 lanes.
+
+    A patch's row of pixels and colours is one axis, and the patches are never cut out: a third of
+    the bytes of the plain form (0.046 GB a clip in place of 0.138, modelled for v5e).
+    """
+    (patch_height, patch_width), wide = config.patch_size, config.grid[2]
+    pixels = patch_width * config.num_channels
+    window = (config.tubelet_size, patch_height, 1)
+    projected = jax.lax.conv_general_dilated(
+        clips.reshape(*clips.shape[:3], wide, pixels),
+        kernel.reshape(*window, pixels, kernel.shape[-1]),
+        window_strides=window,
+        padding="VALID",
+        dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
+        preferred_element_type=jnp.float32,
+    )
+    return projected.reshape(clips.shape[0], config.num_tokens, kernel.shape[-1])
 
 
 @functools.lru_cache(maxsize=16)
