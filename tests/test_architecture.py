@@ -23,7 +23,7 @@ LAYERS = (
         "writing",
     ),
     ("attention", "config", "processing", "video"),
-    ("layers", "masking", "tokens"),
+    ("flops", "layers", "masking", "tokens"),
     ("checkpoint", "losses", "model"),
     ("inference",),
     ("__init__",),

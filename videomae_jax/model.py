@@ -10,8 +10,9 @@ call nothing:
 
 The weights of the n layers of a stack are stacked on a leading axis and run through `lax.scan`.
 
-Every model takes `dtype`, "float32" or "bfloat16", that it computes in (see `precision.py`), and
-`attention_backend`, a name in `attention.BACKENDS`; None follows the device. ValueError for others.
+Every model takes `dtype`, "float32" or "bfloat16", that it computes in (see `precision.py`);
+`attention_backend`, a name in `attention.BACKENDS`, where None follows the device; ValueError for
+others. `unroll` layers are one step of the loop: a longer compilation, for a little speed.
 """
 
 from collections.abc import Callable
@@ -49,7 +50,12 @@ def check_clips(clips: Array | np.ndarray, config: VideoMAEConfig) -> None:
 
 
 def run_layers(
-    layers: Block, length: int, x: Float[Array, "B L D"], step: Callable[[Block, Array], Any]
+    layers: Block,
+    length: int,
+    x: Float[Array, "B L D"],
+    step: Callable[[Block, Array], Any],
+    *,
+    unroll: int,
 ) -> tuple[Float[Array, "B L D"], Any]:
     """Scan `step(block, x) -> (x, kept)` over stacked layers; returns the last x and all kept."""
     scan = nn.scan(
@@ -57,6 +63,7 @@ def run_layers(
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         length=length,
+        unroll=unroll,
     )
     return scan(layers, x)
 
@@ -108,6 +115,7 @@ class VideoEncoder(nn.Module):
     config: VideoMAEConfig
     dtype: Any = FLOAT32
     attention_backend: str | None = None
+    unroll: int = 1
 
     def setup(self):
         config, dtype = self.config, compute_dtype(self.dtype)
@@ -161,7 +169,8 @@ class VideoEncoder(nn.Module):
         return jnp.asarray(sinusoid_table(self.config.num_tokens, self.config.hidden_size))
 
     def _run(self, x: Array, step: Callable[[Block, Array], Any]) -> tuple[Array, Any]:
-        return run_layers(self.layers, self.config.num_hidden_layers, x, step)
+        length = self.config.num_hidden_layers
+        return run_layers(self.layers, length, x, step, unroll=self.unroll)
 
 
 class VideoClassifier(nn.Module):
@@ -174,10 +183,11 @@ class VideoClassifier(nn.Module):
     config: VideoMAEConfig
     dtype: Any = FLOAT32
     attention_backend: str | None = None
+    unroll: int = 1
 
     def setup(self):
         config = self.config
-        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend)
+        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend, self.unroll)
         if config.use_mean_pooling:
             self.fc_norm = LayerNorm(config.fc_norm_eps)
         if config.num_labels:
@@ -208,6 +218,7 @@ class Decoder(nn.Module):
     config: VideoMAEConfig
     dtype: Any = FLOAT32
     attention_backend: str | None = None
+    unroll: int = 1
 
     def setup(self):
         config, dtype = self.config, compute_dtype(self.dtype)
@@ -216,7 +227,8 @@ class Decoder(nn.Module):
         self.head = Dense(config.tubelet_pixels, config.initializer_range, FLOAT32)
 
     def __call__(self, x: Float[Array, "B L D"], num_masked: int) -> Float32[Array, "B M P"]:
-        x, _ = run_layers(self.layers, self.config.decoder_num_hidden_layers, x, forward)
+        length = self.config.decoder_num_hidden_layers
+        x, _ = run_layers(self.layers, length, x, forward, unroll=self.unroll)
         return self.head(self.norm(x[:, -num_masked:]))
 
 
@@ -237,10 +249,11 @@ class VideoPretrainer(nn.Module):
     num_masked: int | None = None
     dtype: Any = FLOAT32
     attention_backend: str | None = None
+    unroll: int = 1
 
     def setup(self):
         config = self.config
-        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend)
+        self.encoder = VideoEncoder(config, self.dtype, self.attention_backend, self.unroll)
         self.encoder_to_decoder = Dense(
             config.decoder_hidden_size,
             config.initializer_range,
@@ -250,7 +263,7 @@ class VideoPretrainer(nn.Module):
         self.mask_token = self.param(
             "mask_token", nn.initializers.zeros, (config.decoder_hidden_size,)
         )
-        self.decoder = Decoder(config, self.dtype, self.attention_backend)
+        self.decoder = Decoder(config, self.dtype, self.attention_backend, self.unroll)
 
     def __call__(
         self, clips: Array | np.ndarray, mask: Array | np.ndarray

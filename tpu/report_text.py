@@ -1,0 +1,40 @@
+"""An account as text, a line for each question."""
+
+from tpu.aot import Account
+
+
+def as_text(account: Account, *, what: str, counted_flops: int) -> str:
+    """What it is about, then memory, arithmetic, traffic and the least time; all modelled."""
+    chip, many = account.chip, account.chips > 1
+    clips = 1 / account.roofline_seconds
+    rows = {
+        "compiled in": f"{account.compile_seconds:.1f} s (measured here)",
+        "memory a chip": (
+            f"{_gb(account.memory_bytes)} of {_gb(chip.memory_bytes)} "
+            f"({account.memory_bytes / chip.memory_bytes:.0%}): "
+            f"arguments {_gb(account.argument_bytes)}, temporary {_gb(account.temporary_bytes)}, "
+            f"program {_gb(account.program_bytes)}"
+        ),
+        "arithmetic a clip": (
+            f"{account.flops / 1e9:.1f} GFLOP ({counted_flops / 1e9:.1f} of them products), "
+            f"{1e3 * account.arithmetic_seconds:.3f} ms at {chip.flops_per_second / 1e12:.0f} "
+            f"TFLOP/s"
+        ),
+        "traffic a clip": (
+            f"{account.traffic_bytes / 1e9:.3f} GB, {1e3 * account.traffic_seconds:.3f} ms at "
+            f"{chip.bytes_per_second / 1e9:.0f} GB/s; "
+            f"{account.flops / account.traffic_bytes:.0f} FLOP a byte"
+        ),
+        "roofline": (
+            f"{1e3 * account.roofline_seconds:.3f} ms a clip, bound by {account.bound}: at most "
+            f"{clips:,.0f} clips/s a chip" + (f", {clips * account.chips:,.0f} in all" * many)
+        ),
+    }
+    if account.estimated_seconds:
+        rows["compiler's estimate"] = f"{1e3 * account.estimated_seconds:.3f} ms a clip"
+    head = f"{what} on {account.topology}: modelled by the TPU compiler, nothing was run"
+    return "\n".join([head, *(f"  {name:<20} {text}" for name, text in rows.items())])
+
+
+def _gb(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
