@@ -1,0 +1,190 @@
+"""The cases of `benchmarks/forward.py`: what runs in each, what must agree, what is worked out."""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from benchmarks import sides, turns
+from videomae_jax.config import VARIANTS, VideoMAEConfig
+
+WAYS = ("eager", "compile")
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """What ours of a dtype is held against: dtypes of theirs, and the most relative L2 error."""
+
+    opponents: tuple[str, ...]
+    limit: float
+
+
+# float32: the distance between two right programs is 1e-6, a wrong GELU's 1e-5 and more.
+# bfloat16: torch's own differs from float32 by 7e-3.
+PRECISIONS = {
+    "float32": Precision(("float32",), 1e-5),
+    "bfloat16": Precision(("float32", "bfloat16"), 2e-2),
+}
+# The best class must be the same where the reference's two best are further apart than this, in
+# standard deviations of a clip's logits: some 10 times what bfloat16 changes.
+CLEAR_MARGIN = 0.1
+REFERENCE = "torch eager float32"
+
+TINY = VideoMAEConfig(
+    image_size=(32, 48),
+    num_frames=6,
+    hidden_size=48,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    intermediate_size=80,
+    num_labels=11,
+)
+MODELS = {"tiny": TINY, **VARIANTS}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One network and batch size; everything that is asked for runs in turns in it."""
+
+    model: str
+    heads: int
+    batch: int
+    dtypes: tuple[str, ...]
+    ways: tuple[str, ...]
+
+    @property
+    def config(self) -> VideoMAEConfig:
+        """The model's sizes with this case's heads."""
+        return dataclasses.replace(MODELS[self.model], num_attention_heads=self.heads)
+
+    def sides(self) -> dict[str, tuple[str, str]]:
+        """Names of the sides -> (dtype, way), the reference first; the way "ours" is ours."""
+        opponents = {dtype: None for ours in self.dtypes for dtype in PRECISIONS[ours].opponents}
+        theirs = {f"torch {w} {d}": (d, w) for d in opponents for w in self.ways}
+        ours = {f"ours {dtype}": (dtype, "ours") for dtype in self.dtypes}
+        return {REFERENCE: ("float32", "eager")} | ours | theirs
+
+    def is_timed(self, name: str) -> bool:
+        """Whether a side takes its turns: the reference may be needed for its logits alone."""
+        return name != REFERENCE or "eager" in self.ways
+
+
+def flops_per_clip(config: VideoMAEConfig) -> float:
+    """Operations of the matrix products of one clip, two for a multiplication with addition."""
+    tokens, width = config.num_tokens, config.hidden_size
+    projections = 4 * width * width + 2 * width * config.intermediate_size
+    layer = tokens * projections + 2 * tokens * tokens * width
+    embedding = tokens * config.tubelet_pixels * width
+    return 2.0 * (embedding + config.num_hidden_layers * layer + width * config.num_labels)
+
+
+def agreement(given: np.ndarray, wanted: np.ndarray, limit: float) -> dict[str, Any]:
+    """How far logits [B, labels] are from those of the reference; the worst clip counts."""
+    distances = np.linalg.norm(given - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+    best_two = np.sort(wanted, axis=1)[:, -2:]
+    clear = best_two[:, 1] - best_two[:, 0] > CLEAR_MARGIN * wanted.std(axis=1)
+    same = given.argmax(axis=1) == wanted.argmax(axis=1)
+    worst = float(distances.max())
+    return {
+        "relative_l2": worst,
+        "limit": limit,
+        "clips_with_clear_top_1": int(clear.sum()),
+        "same_top_1": bool(same[clear].all()),
+        # Not a number is not within a limit.
+        "agrees": bool(worst <= limit and same[clear].all()),
+    }
+
+
+def measure(
+    case: Case,
+    net: sides.Network,
+    peaks: Mapping[str, float | None],
+    *,
+    pairs: int,
+    step: Callable[[str], Any] = lambda text: None,
+) -> dict[str, Any]:
+    """Every side of a case: agreement, then samples in turns, medians and ratios."""
+    clips = sides.draw_clips(case.config, case.batch)
+    prepared, results = {}, {}
+    for name, (dtype, way) in case.sides().items():
+        step(name)
+        try:
+            prepared[name] = (
+                sides.prepare_ours(net, clips, dtype)
+                if way == "ours"
+                else sides.prepare_theirs(net, clips, dtype, way)
+            )
+        # torch.compile raises whatever its parts raise.
+        except Exception as error:
+            if way != "compile" and not sides.is_out_of_memory(error):
+                raise
+            lines = str(error).strip().splitlines() or [""]
+            results[name] = {"not_measured": f"{type(error).__name__}: {lines[0]}"}
+            continue
+        wanted = prepared[REFERENCE].logits if REFERENCE in prepared else None
+        results[name] = {"seconds_to_prepare": prepared[name].seconds_to_prepare}
+        if wanted is not None:
+            limit = PRECISIONS[dtype].limit
+            results[name]["agreement"] = agreement(prepared[name].logits, wanted, limit)
+    timed = {name: ready.side for name, ready in prepared.items() if case.is_timed(name)}
+    if sides.torch_is_elsewhere():
+        timed = {name: side for name, side in timed.items() if name.startswith("ours")}
+    samples = turns.in_turns(timed, pairs, after_round=lambda: step("in turns"))
+    work = case.batch * flops_per_clip(case.config)
+    for name, seconds in samples.items():
+        median, peak = statistics.median(seconds), peaks.get(case.sides()[name][0])
+        results[name] |= {
+            "median_seconds": median,
+            "clips_per_second": case.batch / median,
+            "share_of_matmul_peak": work / median / peak if peak else None,
+            "seconds": seconds,
+        }
+    for name in set(results) - set(samples):
+        results[name].setdefault("not_measured", "not asked for, or torch has no such device")
+    return {
+        "model": case.model,
+        "heads": case.heads,
+        "batch": case.batch,
+        "flops_per_clip": flops_per_clip(case.config),
+        "sides": results,
+        "ratios": {
+            f"{ours} / {theirs}": turns.ratio(samples[ours], samples[theirs])
+            for ours in samples
+            for theirs in samples
+            if ours.startswith("ours") and theirs.startswith("torch")
+        },
+    }
+
+
+def best_batches(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each network and side the batch with the most clips a second."""
+    best: dict[tuple, dict[str, Any]] = {}
+    for case in cases:
+        for name, side in case["sides"].items():
+            rate = side.get("clips_per_second")
+            key = (case["model"], case["heads"], name)
+            if rate is not None and rate > best.get(key, {}).get("clips_per_second", 0):
+                found = {"batch": case["batch"], "clips_per_second": rate}
+                best[key] = dict(zip(("model", "heads", "side"), key, strict=True)) | found
+    return list(best.values())
+
+
+def disagreements(cases: list[dict[str, Any]]) -> list[str]:
+    """A line for each side whose logits are not transformers', or were not compared."""
+    lines = []
+    for case in cases:
+        for name, side in case["sides"].items():
+            where = f"{case['model']}, {case['heads']} heads, batch {case['batch']}, {name}"
+            found = side.get("agreement")
+            if found is None:
+                if "median_seconds" in side:
+                    lines.append(f"{where}: not compared, the reference was not measured")
+            elif not found["agrees"]:
+                classes = "the same" if found["same_top_1"] else "another"
+                lines.append(
+                    f"{where}: relative L2 {found['relative_l2']:.1e}, "
+                    f"limit {found['limit']:.0e}; {classes} best class"
+                )
+    return lines
