@@ -2,7 +2,7 @@
 
     python -m benchmarks.forward [--models small base] [--heads 6 16] [--dtypes float32 bfloat16]
                                  [--batches 1 4 16] [--opponents eager compile] [--pairs 8]
-                                 [--json OUT.json] [--quick]
+                                 [--same-dtype] [--json OUT.json] [--quick]
 
 Runs on whatever device jax and torch see. Theirs is VideoMAEForVideoClassification with sdpa, eager
 and under `torch.compile` (on a GPU with max-autotune). Clips are on the device before the clock
@@ -11,6 +11,7 @@ transformers' in float32.
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -38,14 +39,25 @@ PACKAGES = """
     nvidia-cudnn-cu12 nvidia-cudnn-cu13
 """.split()
 
+CPU_BATCHES = (1, 4, 16)
+ACCELERATOR_BATCHES = (*CPU_BATCHES, 32, 64, 128, 256)
+
 
 def cases_of(options: argparse.Namespace) -> Iterator[Case]:
     """Every case that is asked for, those of one network next to each other."""
+    batches = options.batches or (CPU_BATCHES if sides.on_cpu() else ACCELERATOR_BATCHES)
     for model in options.models:
         heads = options.heads if model == "small" else (MODELS[model].num_attention_heads,)
         for number in heads:
-            for batch in options.batches:
-                yield Case(model, number, batch, tuple(options.dtypes), tuple(options.opponents))
+            for batch in batches:
+                yield Case(
+                    model,
+                    number,
+                    batch,
+                    tuple(options.dtypes),
+                    tuple(options.opponents),
+                    options.same_dtype,
+                )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -66,17 +78,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
                 bar.set_description(text, refresh=False)
                 bar.update()
 
-            for case in cases:
-                with sides.network(case.config) as net:
-                    found = measure(case, net, peaks, pairs=options.pairs, step=step)
-                sides.free_memory()
-                content["cases"].append(found)
-                content["best"] = best_batches(content["cases"])
-                content["disagreements"] = disagreements(content["cases"])
-                if options.json:
-                    text = json.dumps(content, indent=2) + "\n"
-                    options.json.write_text(text, encoding="utf-8")
+            for config, group in itertools.groupby(cases, key=lambda case: case.config):
+                with sides.network(config) as net:
+                    for case in group:
+                        found = measure(case, net, peaks, pairs=options.pairs, step=step)
+                        sides.free_memory()
+                        content["cases"].append(found)
+                        conclude(content, options.json)
     return content
+
+
+def conclude(content: dict[str, Any], file: Path | None) -> None:
+    """Add what follows from the cases so far, and write all of it to `file`."""
+    content["best"] = best_batches(content["cases"])
+    content["disagreements"] = disagreements(content["cases"])
+    if file:
+        file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -89,8 +106,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--heads", nargs="+", type=int, default=[6, 16], help="of the small model (6 16)"
     )
     parser.add_argument("--dtypes", nargs="+", choices=PRECISIONS, default=list(PRECISIONS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 16], metavar="N")
+    parser.add_argument(
+        "--batches", nargs="+", type=int, metavar="N", help="(1 4 16; elsewhere than on CPU to 256)"
+    )
     parser.add_argument("--opponents", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument(
+        "--same-dtype", action="store_true", help="theirs only in the dtypes of ours"
+    )
     parser.add_argument("--pairs", type=int, default=8, metavar="N", help="samples a side (8)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument(
@@ -100,9 +122,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     if options.quick:
-        options.models, options.batches, options.opponents = ["tiny"], [1, 2], ["eager"]
+        options.models, options.batches, options.opponents = ["tiny"], [2], ["eager"]
         options.pairs = 2
-    if min(*options.batches, options.pairs, 1) < 1:
+    if min(*(options.batches or ()), options.pairs, 1) < 1:
         parser.error("--batches and --pairs must be at least 1")
     width = VARIANTS["small"].hidden_size
     if "small" in options.models and any(h < 1 or width % h for h in options.heads):

@@ -53,22 +53,31 @@ class Case:
     batch: int
     dtypes: tuple[str, ...]
     ways: tuple[str, ...]
+    same_dtype: bool = False
 
     @property
     def config(self) -> VideoMAEConfig:
         """The model's sizes with this case's heads."""
         return dataclasses.replace(MODELS[self.model], num_attention_heads=self.heads)
 
+    @property
+    def opponents(self) -> tuple[str, ...]:
+        """The dtypes of theirs."""
+        if self.same_dtype:
+            return self.dtypes
+        asked = (dtype for ours in self.dtypes for dtype in PRECISIONS[ours].opponents)
+        return tuple(dict.fromkeys(asked))
+
     def sides(self) -> dict[str, tuple[str, str]]:
         """Names of the sides -> (dtype, way), the reference first; the way "ours" is ours."""
-        opponents = {dtype: None for ours in self.dtypes for dtype in PRECISIONS[ours].opponents}
-        theirs = {f"torch {w} {d}": (d, w) for d in opponents for w in self.ways}
+        theirs = {f"torch {w} {d}": (d, w) for d in self.opponents for w in self.ways}
         ours = {f"ours {dtype}": (dtype, "ours") for dtype in self.dtypes}
         return {REFERENCE: ("float32", "eager")} | ours | theirs
 
-    def is_timed(self, name: str) -> bool:
-        """Whether a side takes its turns: the reference may be needed for its logits alone."""
-        return name != REFERENCE or "eager" in self.ways
+    @property
+    def times_reference(self) -> bool:
+        """Whether the reference takes turns, or is needed for its logits alone."""
+        return "eager" in self.ways and "float32" in self.opponents
 
 
 def flops_per_clip(config: VideoMAEConfig) -> float:
@@ -106,10 +115,13 @@ def measure(
     step: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """Every side of a case: agreement, then samples in turns, medians and ratios."""
-    clips = sides.draw_clips(case.config, case.batch)
+    clips, elsewhere = sides.draw_clips(case.config, case.batch), sides.torch_is_elsewhere()
     prepared, results = {}, {}
     for name, (dtype, way) in case.sides().items():
         step(name)
+        if elsewhere and way != "ours" and name != REFERENCE:
+            results[name] = {"not_measured": "torch has no such device here"}
+            continue
         try:
             prepared[name] = (
                 sides.prepare_ours(net, clips, dtype)
@@ -128,9 +140,11 @@ def measure(
         if wanted is not None:
             limit = PRECISIONS[dtype].limit
             results[name]["agreement"] = agreement(prepared[name].logits, wanted, limit)
-    timed = {name: ready.side for name, ready in prepared.items() if case.is_timed(name)}
-    if sides.torch_is_elsewhere():
-        timed = {name: side for name, side in timed.items() if name.startswith("ours")}
+    timed = {
+        name: ready.side
+        for name, ready in prepared.items()
+        if name != REFERENCE or (case.times_reference and not elsewhere)
+    }
     samples = turns.in_turns(timed, pairs, after_round=lambda: step("in turns"))
     work = case.batch * flops_per_clip(case.config)
     for name, seconds in samples.items():
@@ -142,7 +156,7 @@ def measure(
             "seconds": seconds,
         }
     for name in set(results) - set(samples):
-        results[name].setdefault("not_measured", "not asked for, or torch has no such device")
+        results[name].setdefault("not_measured", "only its logits were needed")
     return {
         "model": case.model,
         "heads": case.heads,

@@ -22,7 +22,7 @@ def describe(packages: Iterable[str], *, accelerators: Sequence[str] = ()) -> di
     """`machine`, `versions` of Python and of those `packages` that are installed, `command`.
 
     `accelerators` are the names of the devices that were used beside the processor. What the system
-    doesn't tell is None.
+    doesn't tell is None. `load_before` is how busy the machine was: figures want it near 0.
     """
     return {
         "machine": {
@@ -31,6 +31,7 @@ def describe(packages: Iterable[str], *, accelerators: Sequence[str] = ()) -> di
             "cores": usable_cores(),
             "instruction_sets": instruction_sets(),
             "memory_bytes": _memory_bytes(),
+            "load_before": _load(),
             "accelerators": list(accelerators),
         },
         "versions": {"python": platform.python_version()} | _installed(packages),
@@ -61,12 +62,15 @@ def command() -> str:
 def in_words(description: dict[str, Any]) -> str:
     """What `describe` found, in two lines for a terminal."""
     machine, versions = description["machine"], description["versions"]
-    devices = [machine["processor"] or machine["system"], f"{machine['cores']} cores"]
-    sets = " ".join(machine["instruction_sets"])
+    parts = [
+        machine["processor"] or machine["system"],
+        f"{machine['cores']} cores",
+        *machine["accelerators"],
+        " ".join(machine["instruction_sets"]),
+        f"load before: {machine['load_before']}",
+    ]
     packages = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return ", ".join([*devices, *machine["accelerators"], *([sets] if sets else [])]) + (
-        f"\n{packages}"
-    )
+    return f"{', '.join(part for part in parts if part)}\n{packages}"
 
 
 def _installed(packages: Iterable[str]) -> dict[str, str]:
@@ -87,6 +91,11 @@ def _field(name: str) -> str | None:
         return None
     values = (line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name)
     return next(values, None)
+
+
+def _load() -> float | None:
+    """Processes that wanted a core, on average over the last minute."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _memory_bytes() -> int | None:

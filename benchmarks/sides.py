@@ -78,9 +78,7 @@ def ours(config: VideoMAEConfig, params: Any, dtype: str) -> tuple[Any, Any, str
 
     Another way to compute (int8, say) is another branch here and a row of `forward.PRECISIONS`.
     """
-    # The default computes in float32.
-    options: dict[str, Any] = {} if dtype == "float32" else {"dtype": dtype}
-    model = VideoClassifier(config, **options)
+    model = VideoClassifier(config, dtype=dtype)
     cast = jax.tree.map(lambda leaf: jax.numpy.asarray(leaf, dtype), params)
     return (lambda params, clips: model.apply({"params": params}, clips)), cast, dtype
 
@@ -103,7 +101,7 @@ def prepare_ours(net: Network, clips: np.ndarray, dtype: str) -> Prepared:
 def float32_is_float32(dtype: str) -> Iterator[None]:
     """Keeps a GPU from multiplying float32 with 10 bits of fraction (TF32)."""
     # Elsewhere than on accelerators there is no such thing, and saying so may change the program.
-    if dtype == "float32" and jax.default_backend() != "cpu":
+    if dtype == "float32" and not on_cpu():
         with jax.default_matmul_precision("highest"):
             yield
     else:
@@ -172,14 +170,16 @@ def no_compilation_cache() -> Iterator[None]:
         jax.config.update("jax_enable_compilation_cache", before)
 
 
-def matmul_peak(dtype: str) -> float | None:
+def matmul_peak(dtype: str) -> float:
     """Operations a second of one large square product, the better of two result dtypes."""
-    size = 2048 if jax.default_backend() == "cpu" else 8192
+    size = 2048 if on_cpu() else 8192
     left, right = (
-        jax.random.normal(jax.random.key(seed), (size, size), dtype) for seed in range(2)
+        (10 * jax.random.normal(jax.random.key(seed), (size, size))).astype(dtype)
+        for seed in range(2)
     )
+    whole = jax.numpy.issubdtype(dtype, jax.numpy.integer)
     best = 0.0
-    for result in {dtype, "float32"}:
+    for result in {"int32"} if whole else {dtype, "float32"}:
         with float32_is_float32(dtype):
             product = jax.jit(functools.partial(jax.numpy.matmul, preferred_element_type=result))
             compiled = product.lower(left, right).compile()
@@ -190,9 +190,14 @@ def matmul_peak(dtype: str) -> float | None:
     return best
 
 
+def on_cpu() -> bool:
+    """Whether jax computes on the processor."""
+    return jax.default_backend() == "cpu"
+
+
 def accelerators() -> list[str]:
     """Names of the devices that jax computes on, unless that is the processor."""
-    return [] if jax.default_backend() == "cpu" else [d.device_kind for d in jax.devices()]
+    return [] if on_cpu() else [d.device_kind for d in jax.devices()]
 
 
 def threads() -> dict[str, int]:

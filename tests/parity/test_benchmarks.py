@@ -1,5 +1,6 @@
 """The forward benchmark runs end to end, its JSON is whole, and it sees what disagrees."""
 
+import itertools
 import json
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from benchmarks import forward, forward_cases, sides, turns
 from benchmarks.forward_cases import MODELS, Case, agreement, best_batches, flops_per_clip
+from benchmarks.forward_text import as_text
 from videomae_jax.config import VARIANTS
 
 QUICK = ["--quick", "--dtypes", "float32"]
@@ -28,7 +30,7 @@ def short_samples(monkeypatch):
 
 def test_a_quick_run_says_everything(tmp_path, capsys):
     file = tmp_path / "figures.json"
-    assert forward.main([*QUICK, "--json", str(file)]) == 0
+    assert forward.main(["--quick", "--json", str(file)]) == 0
     content = json.loads(file.read_text(encoding="utf-8"))
     assert content["machine"]["cores"] >= 1
     assert {"python", "jax", "flax", "torch", "transformers"} <= set(content["versions"])
@@ -36,23 +38,29 @@ def test_a_quick_run_says_everything(tmp_path, capsys):
     assert set(content["threads"]) == {"XLA", "torch"}
     assert content["matmul_peak_flops_per_second"] == {"float32": 1e12, "bfloat16": None}
     assert content["disagreements"] == []
-    assert [case["batch"] for case in content["cases"]] == [1, 2]
-    for case in content["cases"]:
-        assert (case["model"], case["heads"]) == ("tiny", 6)
-        assert set(case["sides"]) == {OURS, REFERENCE}
-        assert set(case["ratios"]) == {f"{OURS} / {REFERENCE}"}
-        for side in case["sides"].values():
-            assert len(side["seconds"]) == 2
-            rate = case["batch"] / side["median_seconds"]
-            assert side["clips_per_second"] == pytest.approx(rate)
-            share = rate * case["flops_per_clip"] / 1e12
-            assert side["share_of_matmul_peak"] == pytest.approx(share)
-            assert side["seconds_to_prepare"] > 0
-        assert 0 < case["sides"][OURS]["agreement"]["relative_l2"] < 2e-6
-        assert case["sides"][OURS]["agreement"]["agrees"]
+    (case,) = content["cases"]
+    assert (case["model"], case["heads"], case["batch"]) == ("tiny", 6, 2)
+    both = [name.replace("float32", "bfloat16") for name in (OURS, REFERENCE)]
+    assert set(case["sides"]) == {OURS, REFERENCE, *both}
+    pairs = itertools.product((OURS, both[0]), (REFERENCE, both[1]))
+    assert set(case["ratios"]) == {f"{ours} / {theirs}" for ours, theirs in pairs}
+    for name, side in case["sides"].items():
+        assert len(side["seconds"]) == 2
+        rate = case["batch"] / side["median_seconds"]
+        assert side["clips_per_second"] == pytest.approx(rate)
+        share = rate * case["flops_per_clip"] / 1e12
+        known = pytest.approx(share) if name.endswith(" float32") else None
+        assert side["share_of_matmul_peak"] == known
+        assert side["seconds_to_prepare"] > 0
+    assert 0 < case["sides"][OURS]["agreement"]["relative_l2"] < 2e-6
+    assert 2e-6 < case["sides"][both[0]]["agreement"]["relative_l2"] < 2e-2
+    assert all(side["agreement"]["agrees"] for side in case["sides"].values())
     printed = capsys.readouterr()
     assert "tiny, 6 heads, batch 2" in printed.out
     assert "DISAGREES" not in printed.out
+    assert "best batch" not in printed.out
+    content["cases"].append(case | {"batch": 4})
+    assert f"tiny, 6 heads, {OURS}" in as_text(content).partition("best batch")[2]
 
 
 def test_another_weight_is_seen(monkeypatch, capsys):
@@ -65,7 +73,7 @@ def test_another_weight_is_seen(monkeypatch, capsys):
     monkeypatch.setattr(sides, "ours", other_weights)
     assert forward.main(QUICK) == 1
     (first, *_) = [line for line in capsys.readouterr().out.splitlines() if "DISAGREES" in line]
-    assert first.startswith("DISAGREES: tiny, 6 heads, batch 1, ours float32: relative L2 ")
+    assert first.startswith("DISAGREES: tiny, 6 heads, batch 2, ours float32: relative L2 ")
 
 
 def test_what_does_not_compile_is_recorded(monkeypatch, capsys, tmp_path):
@@ -115,7 +123,8 @@ def test_agreement_of_the_best_class_counts_where_it_is_clear():
 
 
 def test_every_dtype_has_its_opponents():
-    both = Case("small", 16, 4, ("float32", "bfloat16"), ("eager", "compile"))
+    dtypes, ways = ("float32", "bfloat16"), ("eager", "compile")
+    both = Case("small", 16, 4, dtypes, ways)
     assert list(both.sides()) == [
         REFERENCE,
         "ours float32",
@@ -125,6 +134,20 @@ def test_every_dtype_has_its_opponents():
         "torch compile bfloat16",
     ]
     assert both.config.num_attention_heads == 16
+    low = Case("small", 6, 1, ("bfloat16",), ways)
+    assert list(low.sides()) == [
+        REFERENCE,
+        "ours bfloat16",
+        "torch compile float32",
+        "torch eager bfloat16",
+        "torch compile bfloat16",
+    ]
+    assert low.times_reference
+    same = Case("small", 6, 1, ("bfloat16",), ways, same_dtype=True)
+    assert list(same.sides()) == [
+        REFERENCE, "ours bfloat16", "torch eager bfloat16", "torch compile bfloat16"
+    ]  # fmt: skip
+    assert not same.times_reference
 
 
 def test_the_best_batch_is_that_of_most_clips_a_second():
