@@ -196,8 +196,8 @@ def on_cpu() -> bool:
 
 
 def accelerators() -> list[str]:
-    """Names of the devices that jax computes on, unless that is the processor."""
-    return [] if on_cpu() else [d.device_kind for d in jax.devices()]
+    """The name of the one device that is used, unless that is the processor."""
+    return [] if on_cpu() else [jax.devices()[0].device_kind]
 
 
 def threads() -> dict[str, int]:

@@ -109,6 +109,20 @@ def test_too_little_memory_is_recorded_and_a_failure_of_ours_is_not_hidden(monke
             forward_cases.measure(case, net, {}, pairs=1)
 
 
+def test_where_torch_has_no_such_device_ours_is_measured_alone(monkeypatch):
+    monkeypatch.setattr(sides, "torch_is_elsewhere", lambda: True)
+    case = Case("tiny", 6, 1, ("float32",), ("eager", "compile"))
+    with sides.network(case.config) as net:
+        found = forward_cases.measure(case, net, {}, pairs=1)
+    assert found["sides"][OURS]["agreement"]["agrees"]
+    assert found["sides"][OURS]["share_of_matmul_peak"] is None
+    assert found["sides"][OURS]["median_seconds"] > 0
+    for name in (REFERENCE, "torch compile float32"):
+        assert "median_seconds" not in found["sides"][name]
+        assert found["sides"][name]["not_measured"]
+    assert found["ratios"] == {}
+
+
 def test_agreement_of_the_best_class_counts_where_it_is_clear():
     wanted = np.array([[0.0, 5.0, 1.0, 4.999], [0.0, 1.0, 2.0, 4.0]], np.float32)
     given = wanted.copy()
