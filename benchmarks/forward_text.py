@@ -5,6 +5,8 @@ from typing import Any
 from benchmarks.machine import in_words
 
 NOT_MEASURED = "not measured"
+# Share of all cores; an idle system has 1 %.
+DISTURBING = 0.05
 
 
 def as_text(content: dict[str, Any]) -> str:
@@ -33,6 +35,9 @@ def _case(case: dict[str, Any]) -> list[str]:
     title = f"{case['model']}, {case['heads']} heads, batch {case['batch']}"
     columns = "".join(f"{name + ' /':>16}" for name in ours)
     lines = [f"{title:<30}      ms   clips/s   of peak  ready s   rel. L2{columns}"]
+    others = case["share_of_cores_used_by_others"]
+    if others is not None and others > DISTURBING:
+        lines.append(f"  DISTURBED: other processes used {others:.0%} of the cores; don't quote")
     for name, side in case["sides"].items():
         if "median_seconds" not in side:
             lines.append(f"  {name:<25}{NOT_MEASURED} ({side['not_measured']})")

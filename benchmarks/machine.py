@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,29 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+class Neighbours:
+    """How much of the processor other processes took while this was in use (`with`).
+
+    `share` is that, 0 to 1 of all cores; None where the system doesn't tell. A neighbour on one of
+    two cores makes torch 3 times slower, as its threads wait for each other, and XLA 2 times: a
+    ratio measured beside one says nothing.
+    """
+
+    share: float | None = None
+
+    def __enter__(self) -> "Neighbours":
+        self._start = (_busy_seconds(), time.process_time(), time.perf_counter())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        busy, own, wall = self._start
+        now = _busy_seconds()
+        if busy is not None and now is not None:
+            others = (now - busy) - (time.process_time() - own)
+            cores = os.cpu_count() or 1
+            self.share = max(0.0, others / (time.perf_counter() - wall) / cores)
 
 
 def instruction_sets() -> list[str]:
@@ -91,6 +115,22 @@ def _field(name: str) -> str | None:
         return None
     values = (line.split(":", 1)[1].strip() for line in lines if line.split(":")[0].strip() == name)
     return next(values, None)
+
+
+def _busy_seconds() -> float | None:
+    """Seconds of work of all cores since the system started, in steps of some 10 ms."""
+    try:
+        text = Path("/proc/stat").read_text(encoding="utf-8")
+        return busy_ticks(text) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def busy_ticks(stat: str) -> int:
+    """Ticks of work of all cores in the contents of Linux's /proc/stat."""
+    # cpu, user, nice, system, idle, iowait, irq, softirq, steal; guests are counted in user.
+    user, nice, system, _, _, *rest = map(int, stat.split("\n", 1)[0].split()[1:9])
+    return user + nice + system + sum(rest)
 
 
 def _load() -> float | None:

@@ -53,13 +53,14 @@ def test_a_quick_run_says_everything(tmp_path, capsys):
         assert side["share_of_matmul_peak"] == known
         assert side["seconds_to_prepare"] > 0
     assert 0 < case["sides"][OURS]["agreement"]["relative_l2"] < 2e-6
-    assert 2e-6 < case["sides"][both[0]]["agreement"]["relative_l2"] < 2e-2
+    assert 2e-6 < case["sides"][both[0]]["agreement"]["relative_l2"] < 1e-2
     assert all(side["agreement"]["agrees"] for side in case["sides"].values())
     printed = capsys.readouterr()
     assert "tiny, 6 heads, batch 2" in printed.out
     assert "DISAGREES" not in printed.out
     assert "best batch" not in printed.out
-    content["cases"].append(case | {"batch": 4})
+    content["cases"].append(case | {"batch": 4, "share_of_cores_used_by_others": 0.31})
+    assert "DISTURBED: other processes used 31% of the cores" in as_text(content)
     assert f"tiny, 6 heads, {OURS}" in as_text(content).partition("best batch")[2]
 
 
