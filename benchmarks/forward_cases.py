@@ -1,6 +1,7 @@
 """The cases of `benchmarks/forward.py`: what runs in each, what must agree, what is worked out."""
 
 import dataclasses
+import itertools
 import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +16,10 @@ WAYS = ("eager", "compile")
 
 @dataclasses.dataclass(frozen=True)
 class Precision:
-    """What ours of a dtype is held against: dtypes of theirs, and the most relative L2 error."""
+    """What ours of a dtype is held against, and the most relative L2 error.
+
+    `opponents` are dtypes of theirs, the nearest to ours last.
+    """
 
     opponents: tuple[str, ...]
     limit: float
@@ -63,10 +67,9 @@ class Case:
     @property
     def opponents(self) -> tuple[str, ...]:
         """The dtypes of theirs."""
-        if self.same_dtype:
-            return self.dtypes
-        asked = (dtype for ours in self.dtypes for dtype in PRECISIONS[ours].opponents)
-        return tuple(dict.fromkeys(asked))
+        of_each = [PRECISIONS[ours].opponents for ours in self.dtypes]
+        kept = [names[-1:] if self.same_dtype else names for names in of_each]
+        return tuple(dict.fromkeys(itertools.chain(*kept)))
 
     def sides(self) -> dict[str, tuple[str, str]]:
         """Names of the sides -> (dtype, way), the reference first; the way "ours" is ours."""
@@ -115,31 +118,8 @@ def measure(
     step: Callable[[str], Any] = lambda text: None,
 ) -> dict[str, Any]:
     """Every side of a case: agreement, then samples in turns, medians and ratios."""
-    clips, elsewhere = sides.draw_clips(case.config, case.batch), sides.torch_is_elsewhere()
-    prepared, results = {}, {}
-    for name, (dtype, way) in case.sides().items():
-        step(name)
-        if elsewhere and way != "ours" and name != REFERENCE:
-            results[name] = {"not_measured": "torch has no such device here"}
-            continue
-        try:
-            prepared[name] = (
-                sides.prepare_ours(net, clips, dtype)
-                if way == "ours"
-                else sides.prepare_theirs(net, clips, dtype, way)
-            )
-        # torch.compile raises whatever its parts raise.
-        except Exception as error:
-            if way != "compile" and not sides.is_out_of_memory(error):
-                raise
-            lines = str(error).strip().splitlines() or [""]
-            results[name] = {"not_measured": f"{type(error).__name__}: {lines[0]}"}
-            continue
-        wanted = prepared[REFERENCE].logits if REFERENCE in prepared else None
-        results[name] = {"seconds_to_prepare": prepared[name].seconds_to_prepare}
-        if wanted is not None:
-            limit = PRECISIONS[dtype].limit
-            results[name]["agreement"] = agreement(prepared[name].logits, wanted, limit)
+    elsewhere = sides.torch_is_elsewhere()
+    prepared, results = prepare(case, net, elsewhere, step)
     timed = {
         name: ready.side
         for name, ready in prepared.items()
@@ -172,6 +152,37 @@ def measure(
             if ours.startswith("ours") and theirs.startswith("torch")
         },
     }
+
+
+def prepare(
+    case: Case, net: sides.Network, elsewhere: bool, step: Callable[[str], Any]
+) -> tuple[dict[str, sides.Prepared], dict[str, dict[str, Any]]]:
+    """Those sides that can run, and for every side its agreement or why it is not measured."""
+    clips = sides.draw_clips(case.config, case.batch)
+    prepared, results = {}, {}
+    for name, (dtype, way) in case.sides().items():
+        step(name)
+        if elsewhere and way != "ours" and name != REFERENCE:
+            results[name] = {"not_measured": "torch has no such device here"}
+            continue
+        try:
+            prepared[name] = (
+                sides.prepare_ours(net, clips, dtype)
+                if way == "ours"
+                else sides.prepare_theirs(net, clips, dtype, way)
+            )
+        # torch.compile raises whatever its parts raise.
+        except Exception as error:
+            if way != "compile" and not sides.is_out_of_memory(error):
+                raise
+            lines = str(error).strip().splitlines() or [""]
+            results[name] = {"not_measured": f"{type(error).__name__}: {lines[0]}"}
+            continue
+        results[name] = {"seconds_to_prepare": prepared[name].seconds_to_prepare}
+        if REFERENCE in prepared:
+            given, wanted = prepared[name].logits, prepared[REFERENCE].logits
+            results[name]["agreement"] = agreement(given, wanted, PRECISIONS[dtype].limit)
+    return prepared, results
 
 
 def best_batches(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
