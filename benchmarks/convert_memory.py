@@ -9,10 +9,8 @@ bound. Files are made in TMPDIR, which should be on a disk.
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -21,6 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import machine
 
 VARIANTS = ("small", "base", "large", "huge")
 FORMATS = ("safetensors", "bin", "pth")
@@ -120,6 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if unknown := set(options.variants) - set(VARIANTS):
         parser.error(f"unknown variant {', '.join(unknown)}; one of: {', '.join(VARIANTS)}")
+    description = machine.describe(("jax", "numpy", "orbax-checkpoint", "safetensors"))
     figures = []
     with tempfile.TemporaryDirectory(prefix="convert_memory_") as folder:
         for variant in options.variants or ("small",):
@@ -127,12 +128,8 @@ def main(argv: list[str] | None = None) -> int:
                 figures.append(measure(variant, format, Path(folder), options.turns))
     print(as_text(figures))
     if options.json:
-        packages = ("jax", "numpy", "orbax-checkpoint", "safetensors")
         content = {
-            "python": platform.python_version(),
-            "versions": {name: importlib.metadata.version(name) for name in packages},
-            "machine": platform.machine(),
-            "cores": os.cpu_count(),
+            **description,
             "conversions": figures,
         }
         options.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

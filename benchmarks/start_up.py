@@ -7,16 +7,15 @@
 """
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks import machine
 
 FRAMEWORK = "import jax, flax.linen"
 PACKAGE = "import videomae_jax as vm; [getattr(vm, name) for name in vm.__all__]"
@@ -40,15 +39,11 @@ def measure(*, runs: int) -> dict[str, list[float]]:
     return seconds
 
 
-def summary(seconds: dict[str, list[float]]) -> dict[str, Any]:
+def summary(seconds: dict[str, list[float]], description: dict[str, Any]) -> dict[str, Any]:
     """What was measured and on what, ready for JSON."""
     pairs = zip(seconds["framework"], seconds["package"], strict=True)
     return {
-        "python": platform.python_version(),
-        "jax": importlib.metadata.version("jax"),
-        "flax": importlib.metadata.version("flax"),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
+        **description,
         "seconds": seconds,
         # Of neighbours in time, so that a machine that slows down half-way cancels out.
         "median_seconds_added_by_package": statistics.median(
@@ -65,7 +60,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=9, help="runs of each command (9)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(argv)
-    figures = summary(measure(runs=options.runs))
+    description = machine.describe(("jax", "flax"))
+    figures = summary(measure(runs=options.runs), description)
     print("  best  median")
     for name, values in figures["seconds"].items():
         command = " ".join(["python", *COMMANDS[name]])
