@@ -147,7 +147,7 @@ def _forward_kernel(plan: Plan, scale: float, q_ref, k_ref, v_ref, o_ref) -> Non
 
     def one_head(head: HeadColumns) -> None:
         weights, sums = _weights(plan, scale, head.alone(head.read(q_ref)), head.read(k_ref))
-        value = replace_after(head.read(v_ref), plan.length, 0, 0)
+        value = replace_after(head.read(v_ref), plan.length, 0, 0.0)
         mixed = dot(weights.astype(value.dtype), value, 1, 0) / sums
         head.write(o_ref, mixed.astype(o_ref.dtype))
 
@@ -219,8 +219,8 @@ def _backward_kernel(
 
     def one_head(head: HeadColumns) -> None:
         query = real_rows(head.alone(head.read(q_ref)))
-        key = replace_after(head.read(k_ref), plan.length, 0, 0)
-        value = replace_after(head.read(v_ref), plan.length, 0, 0)
+        key = replace_after(head.read(k_ref), plan.length, 0, 0.0)
+        value = replace_after(head.read(v_ref), plan.length, 0, 0.0)
         weights, sums = _weights(plan, scale, query, key)
         # The weights lack the division by their sums: the gradient has it instead, being small.
         gradient = real_rows(head.alone(head.read(g_ref))).astype(jnp.float32) / sums
