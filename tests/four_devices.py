@@ -6,9 +6,11 @@ Prints JSON: for each case, whether its result was right, how it is sharded, and
 its compiled program.
 """
 
+import contextlib
 import json
 import re
 import sys
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +60,19 @@ def repeated_plainly(left, right):
     return left
 
 
+def as_on_tpu(*arrays, tpu, default, choose=jax.lax.platform_dependent):
+    """What programs for a TPU do, on CPU."""
+    return choose(*arrays, cpu=tpu, default=default)
+
+
+@contextlib.contextmanager
+def gspmd():
+    """The partitioner that Shardy replaced."""
+    jax.config.update("jax_use_shardy_partitioner", False)
+    yield
+    jax.config.update("jax_use_shardy_partitioner", True)
+
+
 def sum_of_squares(function):
     return lambda left, right: jnp.sum(function(left, right) ** 2)
 
@@ -71,37 +86,37 @@ def cases(of_mesh):
     gradient = jax.grad(sum_of_squares(product_with_gradient), argnums=1)
     plain_gradient = jax.grad(sum_of_squares(jnp.matmul), argnums=1)
     return {
-        "batch": (parallel, jnp.matmul, clips, clips, 1),
-        "only left": (parallel, jnp.matmul, clips, NamedSharding(line, PartitionSpec()), 1),
+        "batch": (parallel, jnp.matmul, clips, clips, (8,)),
+        "only left": (parallel, jnp.matmul, clips, NamedSharding(line, PartitionSpec()), (8,)),
         "two mesh axes": (
             parallel,
             jnp.matmul,
             *2 * (NamedSharding(square, PartitionSpec(("data", "model"))),),
-            1,
+            (8,),
         ),
         "columns": (
             parallel,
             jnp.matmul,
             *2 * (NamedSharding(square, PartitionSpec("data", None, "model")),),
-            1,
+            (8,),
         ),
-        "scan": (repeated, repeated_plainly, clips, clips, 1),
-        "gradient": (gradient, plain_gradient, clips, clips, 1),
-        "vmap, batch sharded": (jax.vmap(parallel), jnp.matmul, mapped, mapped, 2),
-        "vmap, mapped axis sharded": (jax.vmap(parallel), jnp.matmul, clips, clips, 2),
+        "scan": (repeated, repeated_plainly, clips, clips, (8,)),
+        "gradient": (gradient, plain_gradient, clips, clips, (8,)),
+        "vmap, batch sharded": (jax.vmap(parallel), jnp.matmul, mapped, mapped, (8, 8)),
+        "vmap, mapped axis sharded": (jax.vmap(parallel), jnp.matmul, clips, clips, (8, 3)),
         "vmap of the gradient": (
             jax.vmap(gradient),
             jax.vmap(plain_gradient),
             mapped,
             mapped,
-            2,
+            (8, 8),
         ),
     }
 
 
-def run(function, reference, left_place, right_place, leading: int) -> dict:
+def run(function, reference, left_place, right_place, leading: tuple[int, ...]) -> dict:
     generator = np.random.default_rng(0)
-    shape = (8,) * leading + (4, 4)
+    shape = (*leading, 4, 4)
     left, right = generator.standard_normal((2, *shape), dtype=np.float32)
     places = jax.device_put(left, left_place), jax.device_put(right, right_place)
     compiled = jax.jit(function).lower(*places).compile()
@@ -117,11 +132,16 @@ def main() -> int:
     devices = np.array(jax.devices())
     meshes = Mesh(devices, ("data",)), Mesh(devices.reshape(2, 2), ("data", "model"))
     report = {}
-    for shardy in (True, False):
-        jax.config.update("jax_use_shardy_partitioner", shardy)
-        partitioner = "shardy" if shardy else "gspmd"
-        for name, case in cases(meshes).items():
-            report[f"{partitioner}: {name}"] = run(*case)
+    contexts = {
+        "shardy": contextlib.nullcontext(),
+        "gspmd": gspmd(),
+        "tpu": mock.patch.object(jax.lax, "platform_dependent", as_on_tpu),
+    }
+    for partitioner, context in contexts.items():
+        with context:
+            jax.clear_caches()
+            for name, case in cases(meshes).items():
+                report[f"{partitioner}: {name}"] = run(*case)
     print(json.dumps(report))
     return 0
 

@@ -25,7 +25,7 @@ def on_four_devices():
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("partitioner", ["shardy", "gspmd"])
+@pytest.mark.parametrize("partitioner", ["shardy", "gspmd", "tpu"])
 @pytest.mark.parametrize(
     ("case", "spec"),
     [
@@ -53,6 +53,12 @@ def test_other_axes_are_made_whole(on_four_devices, partitioner):
     assert "data" in found["spec"]
     # It also shows that the search for collectives finds them.
     assert set(found["collectives"]) == {"all-gather"}
+
+
+def test_on_tpu_the_batch_is_spread_over_all_axes(on_four_devices):
+    found = on_four_devices["tpu: columns"]
+    assert found["error"] < 1e-5
+    assert found["spec"] == ["('data', 'model')"]
 
 
 def test_one_device_runs_the_function_alone():

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
@@ -28,6 +30,9 @@ def batch_parallel(
     other. With more `batch_axes` than one, which `jax.vmap` adds, that many leading axes are the
     batch; `function` sees them as one. On one chip the program is that of `function` alone.
     There is no gradient: a `jax.custom_vjp` belongs around it.
+
+    On TPU the batch is spread over all axes of the mesh that it can be divided by, in their order:
+    where it is sharded over some of them only, what comes out is gathered over the others.
     """
 
     def one_chip(*arrays: Array) -> Arrays:
@@ -42,8 +47,17 @@ def batch_parallel(
         infer_sharding_from_operands=functools.partial(_infer_sharding, batch_axes),
         sharding_rule=functools.partial(_sharding_rule, batch_axes),
     )
+
+    def spread(*arrays: Array) -> Arrays:
+        structure = jax.tree.structure(jax.eval_shape(one_chip, *arrays))
+        results = _spread.bind(*arrays, one_chip=one_chip, batch_axes=batch_axes)
+        return jax.tree.unflatten(structure, results)
+
     # Without jit, an eager call would run `function` on the sharded arrays as they are.
-    mappable = custom_vmap(jax.jit(partitioned))
+    @custom_vmap
+    @jax.jit
+    def mappable(*arrays: ArrayLike) -> Arrays:
+        return jax.lax.platform_dependent(*arrays, tpu=spread, default=partitioned)
 
     @mappable.def_vmap
     def fold(size: int, mapped: Sequence[bool], *arrays: ArrayLike) -> tuple[Arrays, Any]:
@@ -55,6 +69,9 @@ def batch_parallel(
         return results, jax.tree.map(lambda _: True, results)
 
     return mappable
+
+
+# On CPU and GPU the partitioner asks how to cut the program once it knows how the batch is sharded.
 
 
 def _partition(one_chip, batch_axes: int, mesh: Mesh, arguments, results):
@@ -98,3 +115,49 @@ def _sharding_rule(batch_axes: int, mesh: Mesh, arguments, results):
 
     rule = f"{factors('a', arguments)} -> {factors('r', results)}"
     return rule, {"need_replication_factors": tuple(whole)}
+
+
+# libtpu's partitioner never asks (https://github.com/jax-ml/jax/issues/38196), and a `shard_map`
+# wants a mesh, which is known only when the traced program is lowered: it is made there. JAX tells
+# the mesh to programs alone that hold a `custom_partitioning`, as the other platforms' branch does.
+
+_spread = Primitive("batch_parallel")
+_spread.multiple_results = True
+
+
+@_spread.def_abstract_eval
+def _abstract_result(*arrays, one_chip, batch_axes: int):
+    del batch_axes
+    # Unlike `eval_shape`, it keeps what a `shard_map` around needs to know.
+    return jax.make_jaxpr(one_chip)(*arrays).out_avals
+
+
+def _lower(context, *values, one_chip, batch_axes: int):
+    axes = context.module_context.axis_context
+    mesh = None if hasattr(axes, "manual_axes") else getattr(axes, "abstract_mesh", None)
+
+    def program(*arrays: Array) -> list[Array]:
+        return jax.tree.leaves(one_chip(*arrays))
+
+    if mesh is not None and mesh.size > 1:
+        spec = _widest_spec(mesh, context.avals_in[0].shape[:batch_axes])
+        program = jax.shard_map(program, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+    return mlir.lower_fun(program, multiple_results=True)(context, *values)
+
+
+mlir.register_lowering(_spread, _lower)
+
+
+def _widest_spec(mesh, leading: Sequence[int]) -> PartitionSpec:
+    """As many axes of the mesh as the leading axes of an array can be divided by."""
+    free = dict(mesh.shape)
+    spec = []
+    # The last of them is the batch that `function` was written for, the others come from `vmap`.
+    for length in reversed(leading):
+        chosen = []
+        for name, size in list(free.items()):
+            if length % size == 0:
+                chosen.append(name)
+                length //= free.pop(name)
+        spec.append(tuple(chosen))
+    return PartitionSpec(*reversed(spec))
