@@ -75,6 +75,7 @@ $(VENV)/.core: $(VENV)/.created pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.created pyproject.toml constraints.txt
 	@echo "installing what the tests need into $(VENV) (minutes the first time)"
 	@$(INSTALL) $(TORCH) -e '.[verify,test,lint]'
+	@$(INSTALL) -e '.[tpu]' || echo "libtpu doesn't install here: the tests that compile for TPUs are skipped"
 	@touch $@ $(VENV)/.core $(VENV)/.demo
 
 # The marker comes before the environment, so that one whose making was interrupted counts as ours.

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
     from videomae_jax.config import VARIANTS
 
-    parser = OneLineParser(prog="python -m tpu", description="VideoMAE on TPUs.")
+    parser = OneLineParser(prog="python -m tpu", program="tpu", description="VideoMAE on TPUs.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     command = commands.add_parser(
         "aot",

@@ -239,7 +239,7 @@ def _reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what libtpu writes to stderr, by its number, off the terminal: no TPU is no news here."""
+    """Keep what libtpu writes to stderr, by its number, off the terminal: that there is no TPU."""
     sys.stderr.flush()
     kept = os.dup(2)
     nowhere = os.open(os.devnull, os.O_WRONLY)

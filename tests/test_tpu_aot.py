@@ -1,0 +1,192 @@
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.configs import TINY
+from tpu import aot
+from tpu.__main__ import main
+from tpu.aot import Account, AotError
+from tpu.chips import CHIPS, parse_topology
+from tpu.report_text import as_text
+from videomae_jax.config import VARIANTS
+from videomae_jax.flops import flops_per_clip
+
+ROOT = Path(__file__).parents[1]
+NO_LIBTPU = importlib.util.find_spec("libtpu") is None
+
+ACCOUNT = Account(
+    topology="v5e:2x2",
+    chips=4,
+    batch=32,
+    compile_seconds=9.0,
+    argument_bytes=200_000_000,
+    output_bytes=51_200,
+    temporary_bytes=600_000_000,
+    program_bytes=10_000_000,
+    flops=114e9,
+    traffic_bytes=0.3e9,
+    estimated_seconds=None,
+    chip=CHIPS["v5e"],
+)
+
+
+def test_products_of_a_small_model_counted_by_hand():
+    config = dataclasses.replace(VARIANTS["small"], num_labels=400)
+    layer = 1568 * 384 * (3 * 384 + 384 + 2 * 1536) + 2 * 1568 * 1568 * 384
+    assert flops_per_clip(config) == 2 * (1568 * 1536 * 384 + 12 * layer + 384 * 400)
+    assert round(flops_per_clip(config) / 1e9, 1) == 113.8
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("v5e", ("v5e:1x1", 1)),
+        ("v5e:2x2", ("v5e:2x2", 4)),
+        ("v5e:16x16", ("v5e:16x16", 256)),
+        ("v4", ("v4:1x1x1", 1)),
+        ("v5p:4x4x8", ("v5p:4x4x8", 128)),
+    ],
+)
+def test_topologies(name, wanted):
+    chip, full, chips = parse_topology(name)
+    assert (full, chips) == wanted
+    assert chip is CHIPS[name.split(":")[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("v9:2x2", "must begin with one of v4, v5e, v5p, v6e, got 'v9:2x2'"),
+        ("", "got ''"),
+        ("v5e:4", "a topology of v5e has 2 sides, as in v5e:2x1"),
+        ("v5e:2x2x1", "has 2 sides"),
+        ("v4:2x2", "a topology of v4 has 3 sides, as in v4:2x2x1, got 'v4:2x2'"),
+        ("v5e:0x2", "got 'v5e:0x2'"),
+        ("v5e:2xtwo", "got 'v5e:2xtwo'"),
+    ],
+)
+def test_other_topologies_are_refused(name, words):
+    with pytest.raises(ValueError, match="topology") as error:
+        parse_topology(name)
+    assert words in str(error.value)
+
+
+def test_the_roofline():
+    assert ACCOUNT.memory_bytes == 810_051_200
+    assert ACCOUNT.arithmetic_seconds == pytest.approx(114 / 197e3)
+    assert ACCOUNT.traffic_seconds == pytest.approx(0.3 / 819)
+    assert (ACCOUNT.bound, ACCOUNT.roofline_seconds) == ("arithmetic", ACCOUNT.arithmetic_seconds)
+    heavy = dataclasses.replace(ACCOUNT, traffic_bytes=0.6e9)
+    assert (heavy.bound, heavy.roofline_seconds) == ("memory", heavy.traffic_seconds)
+
+
+def test_the_report_says_that_all_of_it_is_modelled():
+    text = as_text(ACCOUNT, what="small", counted_flops=113_800_000_000)
+    assert text.splitlines()[0] == (
+        "small on v5e:2x2: modelled by the TPU compiler, nothing was run"
+    )
+    assert "0.81 GB of 17.18 GB (5%)" in text
+    assert (
+        "0.579 ms a clip, bound by arithmetic: at most 1,728 clips/s a chip, 6,912 in all" in text
+    )
+    # Where the compiler has no estimate, there is none.
+    assert "estimate" not in text
+    wise = dataclasses.replace(ACCOUNT, estimated_seconds=7e-4)
+    assert "0.700 ms a clip" in as_text(wise, what="small", counted_flops=1)
+    assert json.loads(json.dumps(ACCOUNT.to_dict()))["modelled"] is True
+
+
+def test_a_loop_is_counted_for_each_layer(monkeypatch):
+    """With one and two layers in the loop's body, the difference is a layer."""
+
+    class Program:
+        def __init__(self, unroll):
+            self.unroll = unroll
+
+        def memory_analysis(self):
+            names = ("argument_size", "output_size", "temp_size", "generated_code_size")
+            sizes = {f"{name}_in_bytes": self.unroll for name in names}
+            return type("Memory", (), sizes)
+
+        def cost_analysis(self):
+            counted = {"flops": 100 + 7 * self.unroll, "bytes accessed": 10 + 3 * self.unroll}
+            return counted | {"optimal_seconds": -1.0}
+
+    monkeypatch.setattr(aot, "prepare", lambda: None)
+    monkeypatch.setattr(aot, "_compiled", lambda request, chip, topology, unroll: Program(unroll))
+    found = aot.account(aot.Request(topology="v5e:2x2", config=TINY, batch=2))
+    assert found.flops == (100 + 3 * 7) / 2
+    assert found.traffic_bytes == (10 + 3 * 3) / 2
+    assert found.estimated_seconds is None
+    assert found.memory_bytes == 4
+
+
+def test_without_libtpu_there_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(AotError, match="libtpu is not installed"):
+        aot.prepare()
+    assert main(["aot", "--topology", "v5e:2x2"]) == 2
+    assert capsys.readouterr().err == (
+        'tpu: error: libtpu is not installed: pip install "videomae-jax[tpu]"\n'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--num-heads", "7"], "not a multiple of"),
+        (["--topology", "v5e:3"], "a topology of v5e has 2 sides"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, words, monkeypatch, capsys):
+    monkeypatch.setattr(aot, "prepare", lambda: None)
+    assert main(["aot", "--topology", "v5e:2x2", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tpu: error: ")
+    assert error.count("\n") == 1
+    assert words in error
+
+
+@pytest.mark.tpu
+@pytest.mark.skipif(NO_LIBTPU, reason="needs libtpu, the TPU compiler: pip install libtpu")
+@pytest.mark.parametrize("topology", ["v5e:2x2", "v4:2x2x1"])
+def test_the_whole_model_compiles_and_its_chips_do_not_talk(topology, tmp_path):
+    script = tmp_path / "compile.py"
+    script.write_text(
+        "from tpu import aot\n"
+        "from tpu.chips import parse_topology\n"
+        "from tests.configs import TINY\n"
+        "import dataclasses, json\n"
+        "aot.prepare()\n"
+        "config = dataclasses.replace(TINY, hidden_size=128)\n"
+        f"request = aot.Request(topology={topology!r}, config=config, batch=3, clips='uint8')\n"
+        f"chip, name, _ = parse_topology({topology!r})\n"
+        "program = aot._compiled(request, chip, name, 1)\n"
+        "print(json.dumps({'text': program.as_text(), **aot.account(request).to_dict()}))\n"
+    )
+    # Without the suite's platform and flags, as a user's shell has none.
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    found = json.loads(done.stdout)
+    assert found["chips"] == 4
+    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        assert collective not in found["text"]
+    assert "short_attention" in found["text"]
+    config = dataclasses.replace(TINY, hidden_size=128)
+    assert found["flops"] > flops_per_clip(config)
+    assert 0 < found["memory_bytes"] < 1e9
