@@ -81,6 +81,8 @@ def assert_within(found, limits):
 )
 @example(batch=1, length=157, heads=(2, 64), rows=64)
 @example(batch=1, length=130, heads=(3, 88), rows=48)
+# Three blocks of rows reach past the keys, which are padded to 128.
+@example(batch=1, length=128, heads=(5, 24), rows=48)
 @example(batch=2, length=1, heads=(2, 64), rows=None)
 @example(batch=1, length=8, heads=(16, 88), rows=None)
 @example(batch=1, length=256, heads=(6, 64), rows=128)

@@ -89,14 +89,15 @@ class HeadColumns:
             block[following] = jnp.where(lanes < self.wrapped, result, block[following])
 
     def add(self, total, result: Array) -> None:
-        """Add `result` [rows, lanes], zero in the lanes of other heads, to `total`."""
-        first = (slice(None), pl.ds(self.first, self.lanes))
+        """Add `result` [rows, lanes], zero in the lanes of other heads, to `total`'s first rows."""
+        rows = slice(0, result.shape[0])
+        first = (rows, pl.ds(self.first, self.lanes))
         if not self.wraps:
             total[first] += result
             return
         wrapped = places(result, 1) < self.wrapped
         total[first] += jnp.where(wrapped, 0.0, result)
-        following = (slice(None), pl.ds(self.next, LANES))
+        following = (rows, pl.ds(self.next, LANES))
         total[following] += jnp.where(wrapped, result, 0.0)
 
     def _aligned(self, window, largest: int):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -45,9 +46,19 @@ class Plan:
     def groups(self) -> int:
         return self.width // self.columns
 
+    @property
+    def heads(self) -> int:
+        """Heads in a block of columns."""
+        return min(self.columns // self.head_width, self.num_heads)
+
+    @property
+    def heads_at_once(self) -> int:
+        """Two heads are unrolled: the products of one run beside the softmax of the other."""
+        return self.heads if self.heads <= 2 else 1
+
     def for_each_head(self, group: Array, step: Callable[[HeadColumns], None]) -> None:
         """Run `step` for each head of the block of columns number `group`."""
-        count = min(self.columns // self.head_width, self.num_heads)
+        count = self.heads
 
         def one_head(number):
             head = HeadColumns(number, self.head_width, self.columns)
@@ -57,47 +68,49 @@ class Plan:
             else:
                 step(head)
 
-        if count <= 2:
-            # Unrolled, the products of one head run beside the softmax of the other.
+        if count == self.heads_at_once:
             for number in range(count):
                 one_head(number)
         else:
             jax.lax.fori_loop(0, count, lambda number, _: one_head(number), None)
 
 
-def plan_forward(length: int, num_heads: int, head_width: int, itemsize: int, rows) -> Plan:
+def plan_forward(
+    length: int, num_heads: int, head_width: int, itemsize: int, rows: int | None
+) -> Plan:
     """Blocks for the forward kernel that fit in VMEM."""
 
     def bytes_needed(plan: Plan) -> int:
-        at_once = 2 if plan.columns == 2 * plan.head_width else 1
         keys = 2 * plan.key_buffers * plan.keys * plan.columns * itemsize
         queries = 4 * plan.rows * plan.columns * itemsize
-        return keys + queries + 4 * at_once * plan.rows * plan.keys
+        return keys + queries + 4 * plan.heads_at_once * plan.rows * plan.keys
 
     return _first_that_fits(bytes_needed, length, num_heads, head_width, rows)
 
 
-def plan_backward(length: int, num_heads: int, head_width: int, itemsize: int, rows) -> Plan:
+def plan_backward(
+    length: int, num_heads: int, head_width: int, itemsize: int, rows: int | None
+) -> Plan:
     """Blocks for the backward kernel that fit in VMEM."""
 
     def bytes_needed(plan: Plan) -> int:
         keys = 2 * plan.key_buffers * plan.keys * plan.columns * itemsize
         queries = 6 * plan.rows * plan.columns * itemsize
         totals = 2 * max(plan.keys, plan.row_blocks * plan.rows) * plan.columns * 4
-        return keys + queries + totals + 16 * plan.rows * plan.keys
+        added = 4 * plan.keys * max(LANES, plan.head_width)
+        return keys + queries + totals + added + 16 * plan.rows * plan.keys
 
     return _first_that_fits(bytes_needed, length, num_heads, head_width, rows)
 
 
 def _first_that_fits(bytes_needed, length: int, num_heads: int, head_width: int, rows) -> Plan:
     """The first of all plans, best first, that fits."""
-    fewest = min(FEWEST_ROWS, length)
-    for wide, width, columns in _widths(num_heads, head_width):
-        for key_buffers in (2, 1):
-            for count in _row_counts(length, rows, fewest):
-                plan = Plan(num_heads, length, wide, width, columns, count, key_buffers)
-                if bytes_needed(plan) <= VMEM_BUDGET:
-                    return plan
+    choices = itertools.product((FEWEST_ROWS, ROW_MULTIPLE), _widths(num_heads, head_width), (2, 1))
+    for fewest, (wide, width, columns), key_buffers in choices:
+        for count in _row_counts(length, rows, min(fewest, length)):
+            plan = Plan(num_heads, length, wide, width, columns, count, key_buffers)
+            if bytes_needed(plan) <= VMEM_BUDGET:
+                return plan
     raise ValueError(
         f"short_attention has no room for {length} tokens with {num_heads} heads of {head_width}: "
         f"use another backend"
@@ -124,3 +137,5 @@ def _row_counts(length: int, rows: int | None, fewest: int):
         if blocks > 1 and count < fewest:
             return
         yield count
+        if count <= fewest:
+            return
