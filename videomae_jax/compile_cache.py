@@ -49,8 +49,10 @@ def use_compile_cache() -> Iterator[None]:
     """
     import jax
 
-    said = jax.config.jax_compilation_cache_dir is not None
-    if said or not jax.config.jax_enable_compilation_cache:
+    # JAX makes the attributes of its settings as it goes.
+    config: Any = jax.config
+    said = config.jax_compilation_cache_dir is not None
+    if said or not config.jax_enable_compilation_cache:
         yield
         return
     try:
