@@ -25,6 +25,7 @@ from convert.errors import ConversionError
 from convert.recognize import find_layout
 from convert.source import WEIGHT_FILES, open_source
 from videomae_jax import checkpoint
+from videomae_jax.cache_folder import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -92,17 +93,15 @@ def forget_damaged(directory: Path) -> bool:
 
 
 def cache_home() -> Path:
-    """Where this package caches, by the XDG specification: a relative path counts as unset.
+    """Where this package caches.
 
     Raises:
         ConversionError: if that is the user's home, and there is none.
     """
-    said = os.environ.get("XDG_CACHE_HOME", "")
     try:
-        base = Path(said) if os.path.isabs(said) else Path.home() / ".cache"
+        return cache_folder()
     except RuntimeError as error:
         raise ConversionError(f"no home to keep converted checkpoints in; {MEND}") from error
-    return base / "videomae_jax"
 
 
 def _make(path: Path, directory: Path, request: job.Request) -> None:

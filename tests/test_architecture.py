@@ -12,6 +12,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         "activations",
+        "background",
+        "cache_folder",
         "command",
         "containers",
         "fields",
@@ -22,7 +24,7 @@ LAYERS = (
         "sampling",
         "writing",
     ),
-    ("attention", "config", "processing", "video"),
+    ("attention", "compile_cache", "config", "processing", "video"),
     ("flops", "layers", "masking", "tokens"),
     ("checkpoint", "losses", "model"),
     ("inference",),

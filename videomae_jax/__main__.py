@@ -1,7 +1,7 @@
 """The `videomae` command: parse, call one function, print.
 
 Usage:
-    videomae classify CLIP... --model DIR|FOLDER|ID [--top-k 5] [--json]
+    videomae classify CLIP... --model DIR|FOLDER|ID [--top-k 5] [--json] [--no-compile-cache]
 """
 
 import argparse
@@ -73,6 +73,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument(
         "--json", action="store_true", help="one JSON object a video, instead of text"
     )
+    command.add_argument(
+        "--no-compile-cache",
+        dest="compile_cache",
+        action="store_false",
+        help="compile anew, and keep nothing compiled in the user's cache folder",
+    )
     command.set_defaults(run=classify_files)
     return parser.parse_args(argv)
 
@@ -83,15 +89,23 @@ def classify_files(options: argparse.Namespace) -> int:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
     if options.sampling_rate < 1:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
+    from videomae_jax.compile_cache import use_compile_cache
+
+    cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
+    with log_on_stderr(), cache:
+        return classify_each(options)
+
+
+def classify_each(options: argparse.Namespace) -> int:
+    """Load the model and print the classes of one clip after another; returns the exit code."""
     import videomae_jax as vm
 
-    with conversions_on_stderr():
-        checkpoint = vm.load(
-            options.model,
-            revision=options.revision,
-            num_heads=options.num_heads,
-            dtype=options.dtype,
-        )
+    checkpoint = vm.load(
+        options.model,
+        revision=options.revision,
+        num_heads=options.num_heads,
+        dtype=options.dtype,
+    )
     code = 0
     for path in options.clips:
         try:
@@ -113,18 +127,21 @@ def classify_files(options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
-def conversions_on_stderr() -> Iterator[None]:
-    """Show what a conversion on first use logs as lines of this command on stderr."""
-    logger, handler = logging.getLogger("convert"), logging.StreamHandler()
+def log_on_stderr() -> Iterator[None]:
+    """Show what is logged as lines of this command: of a conversion on first use, all; warnings."""
+    handler = logging.StreamHandler()
     handler.setFormatter(LogLine())
-    level = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    converting, package = logging.getLogger("convert"), logging.getLogger("videomae_jax")
+    level = converting.level
+    converting.setLevel(logging.INFO)
+    for logger in (converting, package):
+        logger.addHandler(handler)
     try:
         yield
     finally:
-        logger.setLevel(level)
-        logger.removeHandler(handler)
+        for logger in (converting, package):
+            logger.removeHandler(handler)
+        converting.setLevel(level)
 
 
 class LogLine(logging.Formatter):
