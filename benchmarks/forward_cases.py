@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks import machine, sides, turns
 from videomae_jax.config import VARIANTS, VideoMAEConfig
+from videomae_jax.flops import flops_per_clip
 
 WAYS = ("eager", "compile")
 
@@ -81,15 +82,6 @@ class Case:
     def times_reference(self) -> bool:
         """Whether the reference takes turns, or is needed for its logits alone."""
         return "eager" in self.ways and "float32" in self.opponents
-
-
-def flops_per_clip(config: VideoMAEConfig) -> float:
-    """Operations of the matrix products of one clip, two for a multiplication with addition."""
-    tokens, width = config.num_tokens, config.hidden_size
-    projections = 4 * width * width + 2 * width * config.intermediate_size
-    layer = tokens * projections + 2 * tokens * tokens * width
-    embedding = tokens * config.tubelet_pixels * width
-    return 2.0 * (embedding + config.num_hidden_layers * layer + width * config.num_labels)
 
 
 def agreement(given: np.ndarray, wanted: np.ndarray, limit: float) -> dict[str, Any]:
