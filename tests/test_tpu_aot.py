@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import tpu_modelled
 from tests.configs import TINY
 from tpu import aot
 from tpu.__main__ import main
@@ -217,6 +218,24 @@ def test_the_environment_is_set_before_jax_and_the_user_is_heeded():
             check=True,
         )
         assert done.stdout.strip() == printed
+
+
+def test_a_program_that_does_not_compile_is_a_row_of_the_table(monkeypatch):
+    answers = iter([ACCOUNT, AotError("it doesn't fit on a chip")])
+
+    def account(request):
+        answer = next(answers)
+        if isinstance(answer, AotError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(tpu_modelled, "account", account)
+    cases = [tpu_modelled.modelled("small", 6, 32, "bfloat16", "v5e:2x2") for _ in range(2)]
+    rows = [tpu_modelled.as_row(case) for case in cases]
+    columns = tpu_modelled.COLUMNS.count("|")
+    assert [row.count("|") for row in rows] == [columns, columns]
+    assert "0.300 GB | 114 GFLOP | 0.58 ms | arithmetic | none |" in rows[0]
+    assert "| v5e:2x2 | 32 | it doesn't fit on a chip |" in rows[1]
 
 
 def test_without_libtpu_there_is_one_line(monkeypatch, capsys):
