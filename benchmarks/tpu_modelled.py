@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
-from tpu.aot import Request, account, prepare
-from videomae_jax.config import VARIANTS
+from tpu.aot import AotError, Request, account, prepare
 
 # (size, heads, clips a chip, dtype, topology)
 CASES = (
@@ -34,23 +33,28 @@ COLUMNS += "arithmetic a clip | roofline a clip | bound by | compiler's estimate
 
 
 def modelled(size: str, heads: int, batch: int, dtype: str, topology: str) -> dict[str, Any]:
-    """One case: what was asked, and the account of it."""
+    """One case: what was asked, and the account of it, or `error`: why it can't be compiled."""
+    from videomae_jax.config import VARIANTS
+
     config = dataclasses.replace(VARIANTS[size], num_attention_heads=heads, num_labels=400)
     request = Request(topology=topology, config=config, batch=batch, dtype=dtype, clips="uint8")
     asked = {"model": size, "num_heads": heads, "dtype": dtype, "clips": "uint8"}
-    return asked | account(request).to_dict()
+    asked |= {"topology": topology, "batch": batch}
+    try:
+        return asked | account(request).to_dict()
+    except AotError as error:
+        return asked | {"modelled": True, "error": str(error)}
 
 
 def as_row(case: dict[str, Any]) -> str:
     """One line of the Markdown table."""
+    asked = [case[name] for name in ("model", "num_heads", "dtype", "topology", "batch")]
+    if "error" in case:
+        return f"| {' | '.join(map(str, asked))} | {case['error']} | | | | | |"
     share = case["memory_bytes"] / case["chip"]["memory_bytes"]
     estimate = case["estimated_seconds"]
     cells = (
-        case["model"],
-        case["num_heads"],
-        case["dtype"],
-        case["topology"],
-        case["batch"],
+        *asked,
         f"{case['memory_bytes'] / 1e9:.2f} GB ({share:.0%})",
         f"{case['traffic_bytes'] / 1e9:.3f} GB",
         f"{case['flops'] / 1e9:.0f} GFLOP",
@@ -69,7 +73,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--only", metavar="SIZE", help="the cases of one size")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     options = parser.parse_args(argv)
-    prepare()
+    try:
+        # Before the first import of JAX, which reads the environment then.
+        prepare()
+    except AotError as error:
+        parser.error(str(error))
     description = machine.describe(("jax", "flax", "libtpu"))
     print(COLUMNS)
     print("|---" * COLUMNS.count(" | ") + "|---|")
@@ -81,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         result = {**description, "cases": cases}
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    return int(any("error" in case for case in cases))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tpu.chips import Chip, parse_topology
@@ -36,9 +37,13 @@ class Account:
     """What one compiled program needs, a chip or a clip at a time; all of it modelled.
 
     Attributes:
-        compile_seconds: measured here, of all programs that the account took.
-        argument_bytes, output_bytes, temporary_bytes, program_bytes: in the memory of each chip.
-        flops, traffic_bytes: of one clip, as the compiler counts them.
+        batch: clips a chip.
+        compile_seconds: measured here, of both programs that the account took, at the same time.
+        argument_bytes, output_bytes, temporary_bytes, program_bytes: in the memory of each chip;
+            outputs that take the place of arguments count once.
+        flops, traffic_bytes: of one clip, as the compiler counts them; in hand-written kernels, as
+            their authors estimate.
+        counted_flops: of one clip, the products alone, counted from the config.
         estimated_seconds: of one clip, the compiler's own estimate, or None where it has none.
     """
 
@@ -51,6 +56,7 @@ class Account:
     temporary_bytes: int
     program_bytes: int
     flops: float
+    counted_flops: int
     traffic_bytes: float
     estimated_seconds: float | None
     chip: Chip
@@ -60,6 +66,11 @@ class Account:
         """All that a chip holds."""
         held = self.argument_bytes + self.output_bytes
         return held + self.temporary_bytes + self.program_bytes
+
+    @property
+    def fits(self) -> bool:
+        """Whether a chip can hold it."""
+        return self.memory_bytes <= self.chip.memory_bytes
 
     @property
     def arithmetic_seconds(self) -> float:
@@ -78,7 +89,9 @@ class Account:
 
     @property
     def bound(self) -> str:
-        """What the least time comes from, "arithmetic" or "memory"."""
+        """What the least time comes from, "arithmetic" or "memory"; or "doesn't fit"."""
+        if not self.fits:
+            return "doesn't fit"
         return "memory" if self.traffic_seconds > self.arithmetic_seconds else "arithmetic"
 
     def to_dict(self) -> dict[str, Any]:
@@ -130,8 +143,25 @@ def forward(request: Request, unroll: int) -> tuple[Callable, Any, Any]:
     return run, abstract_params(model, request.dtype), jax.ShapeDtypeStruct(shape, clips)
 
 
-# A program is its function, what every chip holds a copy of, and what is split between them.
-PROGRAMS = {"forward": forward}
+def count_forward(config: Any) -> int:
+    """FLOP of the products of one clip in `forward`."""
+    from videomae_jax.flops import flops_per_clip
+
+    return flops_per_clip(config)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """`build(request, unroll)` gives a function, what every chip holds a copy of, and its clips.
+
+    `count` is the FLOP of the products for one clip, from a config.
+    """
+
+    build: Callable[[Request, int], tuple[Callable, Any, Any]]
+    count: Callable[[Any], int]
+
+
+PROGRAMS = {"forward": Program(build=forward, count=count_forward)}
 
 
 def account(request: Request) -> Account:
@@ -146,52 +176,74 @@ def account(request: Request) -> Account:
     """
     chip, topology, chips = parse_topology(request.topology)
     prepare()
+    mesh = tpu_mesh(chip, topology)
     start = time.perf_counter()
-    once, twice = (_compiled(request, chip, topology, unroll) for unroll in (1, 2))
+    with quiet(), ThreadPoolExecutor() as threads:
+        once, twice = threads.map(lambda unroll: _compiled(request, mesh, unroll), (1, 2))
     seconds = time.perf_counter() - start
-    memory = once.memory_analysis()
     layers = request.config.num_hidden_layers
 
-    def of_a_clip(name: str) -> float:
+    def of_a_clip(name: str) -> float | None:
         one, two = (program.cost_analysis().get(name, -1.0) for program in (once, twice))
-        # The estimate is negative where the compiler has none.
-        return (one + (layers - 1) * (two - one)) / request.batch if min(one, two) > 0 else -1.0
+        if min(one, two) <= 0:
+            return None
+        return whole_count(one, two, layers) / request.batch
 
-    estimate = of_a_clip("optimal_seconds")
+    flops, traffic = of_a_clip("flops"), of_a_clip("bytes accessed")
+    if flops is None or traffic is None:
+        raise AotError(f"the compiler of {topology} does not say what the program costs")
+    memory = once.memory_analysis()
     return Account(
         topology=topology,
         chips=chips,
         batch=request.batch,
         compile_seconds=seconds,
         argument_bytes=memory.argument_size_in_bytes,
-        output_bytes=memory.output_size_in_bytes,
+        output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
-        flops=of_a_clip("flops"),
-        traffic_bytes=of_a_clip("bytes accessed"),
-        estimated_seconds=estimate if estimate > 0 else None,
+        flops=flops,
+        counted_flops=PROGRAMS[request.program].count(request.config),
+        traffic_bytes=traffic,
+        # Negative where the compiler has none.
+        estimated_seconds=of_a_clip("optimal_seconds"),
         chip=chip,
     )
 
 
-def prepare() -> None:
-    """Set the environment that JAX compiles for absent TPUs in; before JAX is imported.
+def whole_count(one: float, two: float, layers: int) -> float:
+    """What all layers count, from programs with one and with two layers in the loop's body.
 
-    Raises:
-        AotError: where libtpu is not installed.
+    An odd number of them leaves one behind the loop of two, which is counted, too.
     """
-    if importlib.util.find_spec("libtpu") is None:
-        raise AotError('libtpu is not installed: pip install "videomae-jax[tpu]"')
+    if layers == 1:
+        return one
+    more = 2 if layers % 2 else 1
+    return one + (layers - 1) * (two - one) / more
+
+
+def set_environment() -> None:
+    """Say how JAX and libtpu compile for absent TPUs; without effect once JAX is imported."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
-def _compiled(request: Request, chip: Chip, topology: str, unroll: int) -> Any:
+def prepare() -> None:
+    """Set the environment and make sure of the compiler.
+
+    Raises:
+        AotError: where libtpu is not installed.
+    """
+    set_environment()
+    if importlib.util.find_spec("libtpu") is None:
+        raise AotError('libtpu is not installed: pip install "videomae-jax[tpu]"')
+
+
+def _compiled(request: Request, mesh: Any, unroll: int) -> Any:
     import jax
     from jax.sharding import NamedSharding, PartitionSpec
 
-    mesh = tpu_mesh(chip, topology)
-    function, whole, split = PROGRAMS[request.program](request, unroll)
+    function, whole, split = PROGRAMS[request.program].build(request, unroll)
     everywhere = NamedSharding(mesh, PartitionSpec())
     whole = jax.tree.map(lambda leaf: leaf.update(sharding=everywhere), whole)
     split = jax.tree.map(
@@ -203,10 +255,21 @@ def _compiled(request: Request, chip: Chip, topology: str, unroll: int) -> Any:
         split,
     )
     try:
-        with quiet():
-            return jax.jit(function).lower(whole, split).compile()
+        return jax.jit(function).lower(whole, split).compile()
     except jax.errors.JaxRuntimeError as error:
-        raise AotError(f"it can't be compiled for {topology}: {_reason(error)}") from error
+        raise AotError(refusal(str(error), request)) from error
+
+
+def refusal(message: str, request: Request) -> str:
+    """What the compiler says against a program, in one line that ends with what may help."""
+    reason = first_line(message)
+    if "RESOURCE_EXHAUSTED" not in reason:
+        return f"it can't be compiled for {request.topology}: {reason}"
+    reason = reason.partition("RESOURCE_EXHAUSTED:")[2].strip().rstrip(".")
+    mend = f"try a --batch below {request.batch}" if request.batch > 1 else "try another --dtype"
+    if "vmem" in reason.lower():
+        mend = "try --backend xla"
+    return f"it doesn't fit on a chip of {request.topology}: {reason}; {mend}"
 
 
 def tpu_mesh(chip: Chip, topology: str) -> Any:
@@ -228,13 +291,14 @@ def tpu_mesh(chip: Chip, topology: str) -> Any:
                 **chip.options,
             )
     except jax.errors.JaxRuntimeError as error:
-        raise AotError(f"topology {topology} doesn't exist: {_reason(error)}") from error
+        raise AotError(f"topology {topology} doesn't exist: {first_line(str(error))}") from error
     return jax.sharding.Mesh(np.array(described.devices), ("data",))
 
 
-def _reason(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
+def first_line(message: str) -> str:
+    """The first line that says anything, cut to 300 letters."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return lines[0][:300] if lines else "no reason is given"
 
 
 @contextlib.contextmanager
