@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         "activations",
+        "array_files",
         "background",
         "cache_folder",
         "command",

@@ -14,22 +14,24 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import jax
-import ml_dtypes
-import numpy as np
 
+from videomae_jax.array_files import DTYPES, NotPlain, array_names, read_array
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels
 from videomae_jax.processing import Preprocess
 from videomae_jax.writing import CheckpointError, new_directory, write_json
 
+logger = logging.getLogger(__name__)
+
 FORMAT = "videomae_jax/1"
 
-# What parameters may be stored as, whatever the network computes in.
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+# Arrays that are read at once.
+READERS = 4
 
 # A nested dict of arrays, as Flax makes it.
 Params = Any
@@ -214,21 +216,47 @@ def load_params(directory: str | os.PathLike, like: Any) -> Params:
     Raises:
         CheckpointError: if the weights are missing, damaged or of another shape.
     """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(directory) / "params"
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
         like,
     )
     try:
+        return _load_plain(_weights(directory) / "state", placed)
+    except NotPlain as reason:
+        logger.info("%s: read by Orbax (%s)", directory, reason)
+        return _load_orbax(directory, placed)
+
+
+def _load_plain(folder: Path, placed: Params) -> Params:
+    """Read the arrays as `save_params` writes them; NotPlain if they are anything else."""
+    leaves, tree = jax.tree_util.tree_flatten_with_path(placed)
+    named = {_name(path, "."): leaf for path, leaf in leaves}
+    if array_names(folder) != named.keys():
+        raise NotPlain("other arrays are stored")
+    if not all(leaf.sharding.is_fully_addressable for leaf in named.values()):
+        raise NotPlain("each process reads its part")
+
+    def load(name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+        array = read_array(folder / name, leaf.shape).astype(leaf.dtype, copy=False)
+        return jax.device_put(array, leaf.sharding)
+
+    # Reading lets go of the interpreter lock.
+    with ThreadPoolExecutor(READERS) as pool:
+        return jax.tree.unflatten(tree, list(pool.map(load, named, named.values())))
+
+
+def _load_orbax(directory: str | os.PathLike, placed: Params) -> Params:
+    from orbax.checkpoint import v1 as ocp
+
+    try:
         with _without_talk():
             _compare(ocp.metadata(str(_weights(directory))).metadata, placed)
             return ocp.load(str(_weights(directory)), placed)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: the weights can't be read ({_reason(error)}); convert the source again"
+            f"{Path(directory) / 'params'}: the weights can't be read ({_reason(error)}); "
+            f"convert the source again"
         ) from error
 
 
@@ -249,9 +277,13 @@ def _compare(stored: Any, wanted: Params) -> None:
 
 def _shapes(tree: Any) -> dict[str, str]:
     return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): str([*leaf.shape])
+        _name(path, "/"): str([*leaf.shape])
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
+
+
+def _name(path: tuple, separator: str) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=separator)
 
 
 def _reason(error: Exception) -> str:
