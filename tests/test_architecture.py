@@ -26,7 +26,7 @@ LAYERS = (
         "writing",
     ),
     ("attention", "compile_cache", "config", "processing", "video"),
-    ("flops", "layers", "masking", "tokens"),
+    ("flops", "layers", "masking", "tokens", "weights"),
     ("checkpoint", "losses", "model"),
     ("inference",),
     ("__init__",),

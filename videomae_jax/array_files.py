@@ -1,4 +1,4 @@
-"""Arrays read straight from the files that `checkpoint.save_params` has Orbax write.
+"""Arrays read straight from the files that `weights.save_params` has Orbax write.
 
     FOLDER/NAME/zarr.json      shape, dtype, layout (zarr 3)
     FOLDER/NAME/c/0/.../0      one shard of one chunk: the array's bytes, then where they are
@@ -52,7 +52,7 @@ def read_array(folder: Path, shape: Sequence[int]) -> np.ndarray:
         file = folder.joinpath("c", *("0" for _ in shape))
         array = _aligned_empty(shape, dtype)
         with file.open("rb", buffering=0) as shard:
-            _read_whole(shard, memoryview(array.reshape(-1).view(np.uint8)))
+            _read_whole(shard, array.reshape(-1).view(np.uint8).data)
             place, length, _ = INDEX.unpack(shard.read(INDEX.size + 1))
     except (OSError, ValueError, LookupError, TypeError, struct.error) as error:
         raise NotPlain(f"{folder}: {error}") from error

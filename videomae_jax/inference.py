@@ -14,17 +14,16 @@ from jaxtyping import Float, UInt8
 
 from videomae_jax.checkpoint import (
     CheckpointError,
-    Params,
     check_sizes,
     is_converted,
     load_description,
-    load_params,
 )
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels, Prediction
 from videomae_jax.model import ARCHITECTURES, VideoClassifier, VideoModel, abstract_params
 from videomae_jax.precision import compute_dtype
 from videomae_jax.processing import Preprocess
+from videomae_jax.weights import Params, load_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
