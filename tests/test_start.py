@@ -68,7 +68,8 @@ def test_classifying_imports_no_more_than_it_uses(tmp_path):
     write(tmp_path / "model")
     make_clip(tmp_path / "clip.mp4")
     arguments = ["classify", str(tmp_path / "clip.mp4"), "--model", str(tmp_path / "model")]
-    code = f"from videomae_jax.__main__ import main; import sys; main({arguments}); print(*sys.modules)"
+    code = f"import sys; from videomae_jax.__main__ import main; main({arguments})"
+    code += "; print(*sys.modules)"
     run = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
     )
