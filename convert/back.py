@@ -23,6 +23,7 @@ from convert.translate import flatten, target_path, view
 from videomae_jax import checkpoint
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.model import ARCHITECTURES, abstract_params
+from videomae_jax.weights import load_params
 from videomae_jax.writing import new_directory, new_file, write_json
 
 TARGETS = {"huggingface": HUGGING_FACE, "original": ORIGINAL}
@@ -68,7 +69,7 @@ def read(directory: str | os.PathLike, to: str, *, dtype: str | None = None) -> 
     refuse_what_is_lost(description, layout)
     model = ARCHITECTURES[description.architecture](config)
     like = abstract_params(model, description.dtype)
-    params = jax.tree.map(np.asarray, checkpoint.load_params(directory, like))
+    params = jax.tree.map(np.asarray, load_params(directory, like))
     dtype = description.dtype if dtype is None else dtype
     return Export(
         directory=Path(directory),

@@ -22,6 +22,7 @@ from convert.weights import Choice
 from videomae_jax import checkpoint
 from videomae_jax.model import ARCHITECTURES, VideoModel, abstract_params
 from videomae_jax.processing import Preprocess
+from videomae_jax.weights import load_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -175,7 +176,7 @@ def write(
         if prove is None:
             return written
         like = abstract_params(conversion.model, conversion.description.dtype)
-        return written | dict(prove(checkpoint.load_params(folder, like)))
+        return written | dict(prove(load_params(folder, like)))
 
     checkpoint.save(out, conversion.params, conversion.description, prove=prove_written)
 

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     (
         "activations",
+        "array_files",
         "background",
         "cache_folder",
         "command",
@@ -25,7 +26,7 @@ LAYERS = (
         "writing",
     ),
     ("attention", "compile_cache", "config", "processing", "video"),
-    ("flops", "layers", "masking", "tokens"),
+    ("flops", "layers", "masking", "tokens", "weights"),
     ("checkpoint", "losses", "model"),
     ("inference",),
     ("__init__",),

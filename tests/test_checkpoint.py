@@ -13,12 +13,12 @@ from videomae_jax.checkpoint import (
     Description,
     check_sizes,
     load_description,
-    load_params,
     save,
 )
 from videomae_jax.labels import Labels
 from videomae_jax.model import VideoClassifier, abstract_params
 from videomae_jax.processing import Preprocess
+from videomae_jax.weights import load_params
 
 LIKE = abstract_params(VideoClassifier(TINY))
 PARAMS = random_params(LIKE)

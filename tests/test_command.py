@@ -1,15 +1,19 @@
 import json
+import shutil
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
 
+import videomae_jax as vm
 from examples.quickstart.clip import make_clip
 from tests.configs import TINY, random_params
 from tests.folders import write_folder
 from tests.hub_cache import write_repository
 from tests.test_convert import SMALL_WIDTH
+from videomae_jax import inference, video
 from videomae_jax.__main__ import main
 from videomae_jax.checkpoint import Description, save
 from videomae_jax.inference import classify, load
@@ -83,6 +87,32 @@ def test_the_sampling_rule_changes_what_is_seen(capsys):
         assert main(["classify", "clip.mp4", "--model", "model", "--sampling", rule, "--json"]) == 0
         outputs.add(capsys.readouterr().out)
     assert len(outputs) == 4
+
+
+def test_the_first_clip_is_decoded_while_the_model_is_loaded(capsys, monkeypatch):
+    decoding = threading.Event()
+    read, load_model = video.read_clip, inference.load
+
+    def read_clip(*arguments, **options):
+        decoding.set()
+        return read(*arguments, **options)
+
+    def load_after_decoding(*arguments, **options):
+        assert decoding.wait(30)
+        return load_model(*arguments, **options)
+
+    monkeypatch.setattr(video, "read_clip", read_clip)
+    monkeypatch.setattr(vm, "load", load_after_decoding, raising=False)
+    assert main(["classify", "clip.mp4", "--model", "model"]) == 0
+    assert capsys.readouterr().out.startswith("clip.mp4\n")
+
+
+def test_a_bad_model_is_the_only_complaint(folder, tmp_path, capsys):
+    shutil.copytree(folder / "model", tmp_path / "model")
+    shutil.rmtree(tmp_path / "model" / "params")
+    assert main(["classify", "text.mp4", "nowhere", "--model", str(tmp_path / "model")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the weights can't be read" in line
 
 
 def test_a_bad_clip_costs_a_line_and_the_others_are_classified(capsys):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.configs import TINY
-from videomae_jax.config import VARIANTS, VideoMAEConfig
+from videomae_jax.config import HIDDEN_ACTS, VARIANTS, VideoMAEConfig
 from videomae_jax.model import VideoClassifier, VideoPretrainer, abstract_params
 from videomae_jax.tokens import sinusoid_table
 
@@ -200,3 +200,9 @@ def _leaves(tree):
     import jax
 
     return jax.tree.leaves(tree)
+
+
+def test_every_activation_has_its_name_among_plain_data():
+    from videomae_jax.activations import ACTIVATIONS
+
+    assert tuple(ACTIVATIONS) == HIDDEN_ACTS

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from examples.quickstart.clip import make_clip
+from tests.test_inference import write
+
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "transformers", "av", "cv2", "orbax", "optax", "grain", "gradio"} | {
     # The door that `load` opens for what isn't converted, and what is behind it.
@@ -53,3 +56,25 @@ def test_help_needs_no_jax():
     loaded = modules_after("-m", "videomae_jax", "--help")
     assert "videomae_jax" in loaded
     assert not loaded & (HEAVY | {"jax", "flax"})
+
+
+def test_what_a_directory_holds_needs_no_jax():
+    loaded = modules_after("-c", "from videomae_jax import checkpoint, compile_cache, video")
+    assert "numpy" in loaded
+    assert not loaded & (HEAVY | {"jax", "flax"})
+
+
+def test_classifying_imports_no_more_than_it_uses(tmp_path):
+    write(tmp_path / "model")
+    make_clip(tmp_path / "clip.mp4")
+    arguments = ["classify", str(tmp_path / "clip.mp4"), "--model", str(tmp_path / "model")]
+    code = f"import sys; from videomae_jax.__main__ import main; main({arguments})"
+    code += "; print(*sys.modules)"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    loaded = set(run.stdout.splitlines()[-1].split())
+    assert {"jax", "flax.linen", "av", "videomae_jax.inference"} <= loaded
+    # Orbax and what it reads with; the kernels of other devices.
+    others = {"orbax", "tensorstore", "jax.experimental.pallas", "convert"}
+    assert not loaded & (others | (HEAVY - {"av"}))

@@ -6,12 +6,18 @@ Usage:
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from videomae_jax.command import OneLineParser, fail, run_quietly
+
+if TYPE_CHECKING:
+    from videomae_jax.config import VideoMAEConfig
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,14 +95,20 @@ def classify_files(options: argparse.Namespace) -> int:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
     if options.sampling_rate < 1:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
-    from videomae_jax.compile_cache import use_compile_cache
+    with log_on_stderr():
+        config = converted_config(options.model)
+        # Importing JAX is most of a start: the first clip is decoded meanwhile, if it is known how.
+        clips = None if config is None else read_clips(options, config)
+        from videomae_jax.compile_cache import use_compile_cache
 
-    cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
-    with log_on_stderr(), cache:
-        return classify_each(options)
+        cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
+        with cache:
+            return classify_each(options, clips)
 
 
-def classify_each(options: argparse.Namespace) -> int:
+def classify_each(
+    options: argparse.Namespace, clips: Iterator[tuple[str, Future]] | None = None
+) -> int:
     """Load the model and print the classes of one clip after another; returns the exit code."""
     import videomae_jax as vm
 
@@ -107,15 +119,9 @@ def classify_each(options: argparse.Namespace) -> int:
         dtype=options.dtype,
     )
     code = 0
-    for path in options.clips:
+    for path, reading in clips or read_clips(options, checkpoint.config):
         try:
-            frames = vm.read_clip(
-                path,
-                checkpoint.config.num_frames,
-                sampling=options.sampling,
-                rate=options.sampling_rate,
-            )
-            predictions = vm.classify(checkpoint, frames, top_k=options.top_k)
+            predictions = vm.classify(checkpoint, reading.result(), top_k=options.top_k)
         except vm.VideoError as error:
             code = fail("videomae", error)
             continue
@@ -124,6 +130,32 @@ def classify_each(options: argparse.Namespace) -> int:
         else:
             print(as_text(path, predictions), flush=True)
     return code
+
+
+def converted_config(model: str) -> "VideoMAEConfig | None":
+    """The config of a converted directory; None for what `load` has to convert or to refuse."""
+    from videomae_jax.checkpoint import CheckpointError, load_description
+
+    try:
+        return load_description(model).config
+    except CheckpointError:
+        return None
+
+
+def read_clips(
+    options: argparse.Namespace, config: "VideoMAEConfig"
+) -> Iterator[tuple[str, Future]]:
+    """Each clip's path with its frames, decoded while the one before is classified."""
+    from videomae_jax.background import one_ahead
+    from videomae_jax.video import read_clip
+
+    read = functools.partial(
+        read_clip,
+        num_frames=config.num_frames,
+        sampling=options.sampling,
+        rate=options.sampling_rate,
+    )
+    return one_ahead(read, options.clips)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,6 @@ from jaxtyping import Float, Float32
 
 from videomae_jax.kernels.blocked_attention import blocked_attention
 from videomae_jax.kernels.cudnn_attention import cudnn_attention
-from videomae_jax.kernels.short_attention import short_attention
 
 # log(1 / 0.01) as VideoMAE V2 rounds it.
 LARGEST_LOGIT_SCALE = 4.6052
@@ -141,6 +140,15 @@ def _cudnn_attention(
     return _xla_attention(qkv, num_heads, scale) if mixed is None else mixed
 
 
+def _pallas_attention(
+    qkv: Float[Array, "B L qkv"], num_heads: int, scale: float
+) -> Float[Array, "B L D"]:
+    # Pallas takes as long to import as all of this package.
+    from videomae_jax.kernels.short_attention import short_attention
+
+    return short_attention(qkv, num_heads, scale)
+
+
 def _as_lowered(
     qkv: Float[Array, "B L qkv"], num_heads: int, scale: float
 ) -> Float[Array, "B L D"]:
@@ -162,6 +170,6 @@ BACKENDS: dict[str | None, Callable[[Array, int, float], Array]] = {
     None: _as_lowered,
     "blocked": blocked_attention,
     "cudnn": _cudnn_attention,
-    "pallas": short_attention,
+    "pallas": _pallas_attention,
     "xla": _xla_attention,
 }

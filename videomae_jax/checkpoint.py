@@ -8,31 +8,21 @@ DIR/config.json      `VideoMAEConfig` and the architecture; written last: where 
                      directory is complete
 """
 
-import contextlib
 import dataclasses
 import json
-import logging
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-import ml_dtypes
-import numpy as np
-
+from videomae_jax.array_files import DTYPES
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels
 from videomae_jax.processing import Preprocess
+from videomae_jax.weights import Params, save_params
 from videomae_jax.writing import CheckpointError, new_directory, write_json
 
 FORMAT = "videomae_jax/1"
-
-# What parameters may be stored as, whatever the network computes in.
-DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-
-# A nested dict of arrays, as Flax makes it.
-Params = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -153,116 +143,6 @@ def check_sizes(directory: str | os.PathLike, conversion: Mapping[str, Any]) -> 
                 f"{path}: has {size:,} bytes, {entry.get('bytes'):,} were written; copy the "
                 f"directory or convert the source again"
             )
-
-
-def save_params(directory: str | os.PathLike, params: Params) -> None:
-    """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory.
-
-    Raises:
-        CheckpointError: if it can't be written, because the disk is full, say.
-    """
-    from orbax.checkpoint import v1 as ocp
-
-    context = ocp.Context()
-    # Nothing changes the arrays meanwhile, and float weights hardly compress: each would cost the
-    # size of the model in memory.
-    context.memory.deepcopy_host_arrays = False
-    context.array.saving.use_compression = False
-    # One file an array, written straight from its memory, in a third of the time of one database.
-    context.array.saving.use_ocdbt = False
-    try:
-        with context, _without_talk():
-            ocp.save(str(_weights(directory)), params)
-    # Orbax and TensorStore raise whatever their layers raise.
-    except Exception as error:
-        raise CheckpointError(
-            f"{directory}: the weights can't be written ({_reason(error)}); make room or name "
-            f"another place"
-        ) from error
-
-
-@contextlib.contextmanager
-def _without_talk() -> Iterator[None]:
-    """Orbax warns that there is no database of arrays, where none was asked for.
-
-    And, in many lines, of what is one line here.
-    """
-
-    def is_other(record: logging.LogRecord) -> bool:
-        talk = (
-            "Skipping merge of OCDBT",
-            "TensorStore data files not found",
-            "Failed to get metadata",
-        )
-        return not any(text in record.getMessage() for text in talk)
-
-    logger = logging.getLogger("absl")
-    logger.addFilter(is_other)
-    try:
-        yield
-    finally:
-        logger.removeFilter(is_other)
-
-
-def load_params(directory: str | os.PathLike, like: Any) -> Params:
-    """Read the tree at `directory`/params into the likeness of `like`.
-
-    `like` is a tree of `jax.ShapeDtypeStruct`: its shapes must be the stored ones, arrays are cast
-    to its dtypes, and each is placed by its leaf's sharding, or on the default device where that is
-    None.
-
-    Raises:
-        CheckpointError: if the weights are missing, damaged or of another shape.
-    """
-    from orbax.checkpoint import v1 as ocp
-
-    path = Path(directory) / "params"
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    placed = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding or here),
-        like,
-    )
-    try:
-        with _without_talk():
-            _compare(ocp.metadata(str(_weights(directory))).metadata, placed)
-            return ocp.load(str(_weights(directory)), placed)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path}: the weights can't be read ({_reason(error)}); convert the source again"
-        ) from error
-
-
-def _compare(stored: Any, wanted: Params) -> None:
-    """Raise ValueError at the first array that isn't stored as it is wanted.
-
-    Before anything is read: Orbax itself would raise in the middle of reading all of them, and
-    leave the others' tracebacks on the terminal.
-    """
-    if not isinstance(stored, Mapping):
-        raise ValueError("an array is missing or damaged")
-    there, needed = _shapes(stored), _shapes(wanted)
-    for name in sorted(there.keys() | needed.keys()):
-        found, other = there.get(name, "nothing"), needed.get(name, "nothing")
-        if found != other:
-            raise ValueError(f"{name}: {found} is stored where {other} is wanted")
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): str([*leaf.shape])
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
-def _reason(error: Exception) -> str:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    # What follows is the name of an object, not its text.
-    return line.partition(". See full TensorStore details")[0]
-
-
-def _weights(directory: str | os.PathLike) -> Path:
-    # Orbax takes absolute paths only.
-    return (Path(directory) / "params").absolute()
 
 
 def _complete(directory: Path) -> Path:

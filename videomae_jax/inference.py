@@ -14,17 +14,16 @@ from jaxtyping import Float, UInt8
 
 from videomae_jax.checkpoint import (
     CheckpointError,
-    Params,
     check_sizes,
     is_converted,
     load_description,
-    load_params,
 )
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.labels import Labels, Prediction
 from videomae_jax.model import ARCHITECTURES, VideoClassifier, VideoModel, abstract_params
 from videomae_jax.precision import compute_dtype
 from videomae_jax.processing import Preprocess
+from videomae_jax.weights import Params, load_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -219,16 +218,26 @@ def classify(
     if checkpoint.config.problem_type == "regression":
         raise ValueError("a regression model has no classes; use checkpoint.model.apply")
     preprocess = checkpoint.preprocess
-    logits = np.asarray(
-        apply_classifier(
-            checkpoint.model,
-            checkpoint.params,
-            preprocess.resized(frames)[None],
-            *preprocess.normalization(),
-        )[0]
+    logits = apply_classifier(
+        _for_devices(checkpoint.model, checkpoint.params),
+        checkpoint.params,
+        preprocess.resized(frames)[None],
+        *preprocess.normalization(),
     )
     multi_label = checkpoint.config.problem_type == "multi_label_classification"
-    return checkpoint.labels.rank(logits, top_k, multi_label=multi_label)
+    return checkpoint.labels.rank(np.asarray(logits)[0], top_k, multi_label=multi_label)
+
+
+def _for_devices(model: VideoClassifier, params: Params) -> VideoClassifier:
+    """The model as it is best traced for the devices that its parameters are on.
+
+    A backend that follows the device is traced for all kinds of them, which takes longer than all
+    the rest of the model.
+    """
+    platforms = {device.platform for device in jax.tree.leaves(params)[0].devices()}
+    if model.attention_backend is None and platforms == {"cpu"}:
+        return model.clone(attention_backend="blocked")
+    return model
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -314,6 +314,8 @@ ARCHITECTURES: dict[str, type[VideoModel]] = {
 def abstract_params(model: VideoModel, dtype: Any = "float32") -> dict[str, Any]:
     """The parameter tree of a model as `jax.ShapeDtypeStruct` leaves; computes nothing."""
     clips = jax.ShapeDtypeStruct((1, *model.config.clip_shape), jnp.float32)
+    # No weight depends on the backend, and following the device means to trace all of them.
+    model = model.clone(attention_backend="xla")
     rest = []
     if isinstance(model, VideoPretrainer):
         num_masked = 1 if model.num_masked is None else model.num_masked
