@@ -10,6 +10,7 @@ import pytest
 from transformers import VideoMAEImageProcessorPil
 
 import convert.__main__
+import tpu.__main__
 import videomae_jax.__main__
 from examples.quickstart.clip import make_clip
 from tests.hub_cache import write_repository
@@ -60,9 +61,13 @@ def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
             elif words[0] == "videomae":
                 assert videomae_jax.__main__.main(words[1:]) == 0
                 ran.append("classify")
+            elif words[:3] == ["python", "-m", "tpu"]:
+                # It compiles for a minute: tests/test_tpu_aot.py does that for a tiny model.
+                assert tpu.__main__.parse(words[3:]).batch == 32
+                ran.append("tpu")
             else:
                 assert words[0] == "make"
-    assert ran == ["convert", "classify", "convert", "convert"]
+    assert ran == ["convert", "classify", "convert", "convert", "tpu"]
     assert "agrees with transformers" in capsys.readouterr().out
 
     snippets = blocks("python")
@@ -72,6 +77,7 @@ def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
         exec(compile(snippet, str(README), "exec"), scope)
     assert (scope["frames"].dtype, scope["frames"].shape) == ("uint8", (16, 240, 320, 3))
     assert (scope["clip"].dtype, scope["clip"].shape) == ("float32", (1, 16, 224, 224, 3))
+    assert (scope["pixels"].dtype, scope["pixels"].shape) == ("uint8", (1, 16, 224, 224, 3))
     assert (scope["logits"].dtype, scope["logits"].shape) == ("float32", (1, 400))
     assert scope["states"].shape == (3, 1, 1568, 384)
     assert scope["maps"].shape == (2, 1, 16, 1568, 1568)
