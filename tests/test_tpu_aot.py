@@ -11,7 +11,7 @@ import pytest
 from benchmarks import tpu_modelled
 from tests.configs import TINY
 from tpu import aot
-from tpu.__main__ import main
+from tpu.__main__ import main, parse
 from tpu.aot import Account, AotError
 from tpu.chips import CHIPS, parse_topology
 from tpu.report_text import as_text
@@ -178,12 +178,12 @@ def test_what_the_compiler_refuses_is_one_line(message, wanted):
 
 @pytest.mark.parametrize("name", ["", "config.json"])
 def test_configs_come_from_either_kind_of_folder(name, tmp_path, monkeypatch):
-    from tpu import __main__ as command
+    from tpu.commands import aot as command
 
     (tmp_path / "config.json").write_text(json.dumps(TINY.to_hf() | {"num_labels": 7}))
     found = command.read_config(tmp_path / name)
     assert found == dataclasses.replace(TINY, fc_norm_eps=found.fc_norm_eps)
-    options = command.parse(
+    options = parse(
         ["aot", "--topology", "v5e", "--config", str(tmp_path / name), "--num-heads", "4"]
     )
     wanted = dataclasses.replace(found, num_attention_heads=4)

@@ -1,26 +1,21 @@
-"""Work with TPUs: parse, call one function, print.
+"""Work with TPUs and other accelerators: parse, call one function.
 
 Usage:
+    python -m tpu run MANIFEST OUT --model DIR [--task classify|embed] [--views 5x3]
+    python -m tpu ray MANIFEST OUT --model DIR
+    python -m tpu plan --videos 1e9 --chip v5e --model small
     python -m tpu aot --topology v5e:2x2 --model small --batch 32 [--num-heads 16] [--json]
-    python -m tpu aot --topology v6e --config weights/small-k400
 """
 
 import argparse
-import dataclasses
-import json
 import sys
-from pathlib import Path
-from typing import Any
 
-from tpu.aot import Request, account, prepare, set_environment
-from tpu.report_text import as_text
+from tpu.commands.aot import add_aot
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns its exit code: 0, or 2 if it can't be done."""
-    # Before the first import of JAX, which reads it then.
-    set_environment()
     options = parse(argv)
 
     def run() -> int:
@@ -34,124 +29,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
-    from videomae_jax.config import VARIANTS
-
-    parser = OneLineParser(prog="python -m tpu", program="tpu", description="VideoMAE on TPUs.")
+    parser = OneLineParser(
+        prog="python -m tpu", program="tpu", description="VideoMAE on TPUs, and many videos."
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    command = commands.add_parser(
-        "aot",
-        help="compile for a TPU on a machine that has none, and account for it",
-        description=compile_ahead.__doc__,
-    )
-    command.add_argument(
-        "--topology",
-        required=True,
-        metavar="KIND:SIDES",
-        help="v5e (one chip), v5e:16x16, v6e:2x2, v4:2x2x1, v5p:4x4x4, ...",
-    )
-    network = command.add_mutually_exclusive_group()
-    network.add_argument(
-        "--model", choices=list(VARIANTS), default="small", help="its size (default: small)"
-    )
-    network.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE|DIR",
-        help="another network: a directory that `python -m convert` wrote, or a config.json of it "
-        "or of Hugging Face",
-    )
-    command.add_argument(
-        "--num-heads", type=int, metavar="N", help="attention heads, of the same width in all"
-    )
-    command.add_argument(
-        "--num-labels", type=int, metavar="N", help="classes (default: the config's; 400)"
-    )
-    command.add_argument(
-        "--batch", type=int, default=32, metavar="B", help="clips a chip (default: 32)"
-    )
-    command.add_argument(
-        "--dtype",
-        choices=("bfloat16", "float32"),
-        default="bfloat16",
-        help="of parameters and arithmetic (default: bfloat16)",
-    )
-    command.add_argument(
-        "--clips",
-        choices=("uint8", "bfloat16", "float32"),
-        help="dtype of the clips that come in; uint8 is normalised on the chip (default: --dtype)",
-    )
-    command.add_argument(
-        "--backend", metavar="NAME", help="attention: pallas (the default on TPUs) or xla"
-    )
-    command.add_argument("--json", action="store_true", help="one JSON object instead of text")
-    command.set_defaults(run=compile_ahead)
+    add_aot(commands)
     return parser.parse_args(argv)
-
-
-def compile_ahead(options: argparse.Namespace) -> int:
-    """Print what the classifier's forward pass needs on a TPU. Every figure is modelled."""
-    if options.batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {options.batch}")
-    config = chosen_config(options)
-    prepare()
-    request = Request(
-        topology=options.topology,
-        config=config,
-        batch=options.batch,
-        dtype=options.dtype,
-        clips=options.clips,
-        backend=options.backend,
-    )
-    found = account(request)
-    name = options.model if options.config is None else str(options.config)
-    if options.json:
-        asked = {"model": name, **dataclasses.asdict(request), "config": config.to_dict()}
-        print(json.dumps(asked | found.to_dict()))
-    else:
-        heads, clips = config.num_attention_heads, options.clips or options.dtype
-        what = f"{name}, {heads} heads, {options.dtype}, {options.batch} {clips} clips a chip"
-        print(as_text(found, what=what))
-    return 0
-
-
-def chosen_config(options: argparse.Namespace) -> Any:
-    """The config of `--model` or `--config`, with what other options say in it.
-
-    Raises:
-        ValueError: for a file that holds none, or fields that no network can be built from.
-    """
-    from videomae_jax.config import VARIANTS
-
-    config = VARIANTS[options.model] if options.config is None else read_config(options.config)
-    fields = {"num_attention_heads": options.num_heads, "num_labels": options.num_labels}
-    return dataclasses.replace(
-        config, **{name: value for name, value in fields.items() if value is not None}
-    )
-
-
-def read_config(path: Path) -> Any:
-    """The config of a converted directory, or of a Hugging Face folder or `config.json`.
-
-    Raises:
-        ValueError: for what holds none, with the path.
-    """
-    from videomae_jax.checkpoint import is_converted, load_description
-    from videomae_jax.config import VideoMAEConfig
-
-    if path.name == "config.json":
-        path = path.parent
-    if is_converted(path):
-        return load_description(path).config
-    file = path if path.is_file() else path / "config.json"
-    try:
-        fields = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(fields, dict):
-            raise ValueError("it is no JSON object")
-        return VideoMAEConfig.from_hf(fields)
-    except OSError as error:
-        raise ValueError(f"--config {file}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"--config {file}: {error}") from error
 
 
 if __name__ == "__main__":
