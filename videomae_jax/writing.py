@@ -95,11 +95,12 @@ def _remove_abandoned(path: Path) -> None:
     with contextlib.suppress(OSError):
         for sibling in path.parent.iterdir():
             found = pattern.fullmatch(sibling.name)
-            if found and not _is_running(int(found[1])):
+            if found and not is_running(int(found[1])):
                 _remove(sibling)
 
 
-def _is_running(process: int) -> bool:
+def is_running(process: int) -> bool:
+    """Whether a process of this machine with that number is there; True where it can't be known."""
     if os.name != "posix":
         # Asking would end the process there.
         return True

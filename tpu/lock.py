@@ -1,0 +1,206 @@
+"""One writer a shard: the second run on the same OUT is refused.
+
+On a local disk the system holds the lock, and lets go of it however the process ends. In a bucket
+the lock is an object with a time in it, renewed every few seconds: whose time is old is gone.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tpu.job import JobError
+from tpu.shards import Shard
+from videomae_jax.writing import is_running
+
+RENEWED_EVERY = 15.0
+"""Seconds."""
+GONE_AFTER = 90.0
+"""Seconds without a sign of life after which the writer in a bucket counts as gone."""
+
+LOCK = re.compile(r"lock-([0-9]+)-of-([0-9]+)(\.json)?")
+
+
+class LostLock(RuntimeError):
+    """Another run has taken over: nothing more may be written."""
+
+
+class Held:
+    """A lock that is held; `check` before anything is written."""
+
+    def __init__(self) -> None:
+        self.lost = threading.Event()
+
+    def check(self) -> None:
+        """Raise LostLock where another run has taken over meanwhile."""
+        if self.lost.is_set():
+            raise LostLock("another run has taken over, after this one could not reach OUT")
+
+
+@contextlib.contextmanager
+def writer_lock(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
+    """Hold the shard's lock in `folder` (of an fsspec filesystem), which exists.
+
+    Raises:
+        JobError: if a run that is alive holds it, or that of a shard with common rows.
+    """
+    if "file" in _protocols(filesystem):
+        with _local_lock(Path(folder), shard):
+            yield Held()
+    else:
+        with _lease(filesystem, folder, shard) as held:
+            yield held
+
+
+def _protocols(filesystem: Any) -> tuple[str, ...]:
+    protocol = filesystem.protocol
+    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+
+
+def _name(shard: Shard) -> str:
+    return f"lock-{shard.index}-of-{shard.count}"
+
+
+def _shard(name: str) -> Shard | None:
+    found = LOCK.fullmatch(name)
+    return Shard(int(found[1]), int(found[2])) if found else None
+
+
+def _refusal(owner: str, hint: str) -> JobError:
+    return JobError(f"another run writes to this OUT ({owner}); {hint}")
+
+
+# On a local disk.
+
+
+@contextlib.contextmanager
+def _local_lock(folder: Path, shard: Shard) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    own = folder / _name(shard)
+    hint = "wait for it, or end it first"
+    # Two that begin at the same moment look at each other's locks one after the other.
+    with FileLock(folder / "lock-door"):
+        for path in sorted(folder.iterdir()):
+            other = _shard(path.name)
+            if other is None or not other.overlaps(shard):
+                continue
+            try:
+                with FileLock(path, timeout=0):
+                    pass
+            except Timeout:
+                raise _refusal(_owner_of(path), hint) from None
+        lock = FileLock(own, timeout=0)
+        lock.acquire()
+        owner = own.with_name(f"owner-{_name(shard)}.json")
+        owner.write_text(json.dumps(_myself()), encoding="utf-8")
+    try:
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _owner_of(lock: Path) -> str:
+    try:
+        said = json.loads(lock.with_name(f"owner-{lock.name}.json").read_text(encoding="utf-8"))
+        return _in_words(said)
+    except (OSError, ValueError):
+        return f"it holds {lock}"
+
+
+def _myself() -> dict[str, Any]:
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"host": socket.gethostname(), "process": os.getpid(), "since": since}
+
+
+def _in_words(said: dict[str, Any]) -> str:
+    return f"process {said.get('process')} on {said.get('host')}, since {said.get('since')}"
+
+
+# In a bucket.
+
+
+@contextlib.contextmanager
+def _lease(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
+    path = f"{folder}/{_name(shard)}.json"
+    said = {**_myself(), "token": uuid.uuid4().hex}
+    _refuse_living(filesystem, folder, shard, said["token"])
+    _renew(filesystem, path, said)
+    # Of two that began at the same moment each sees the other's now; at least one gives up.
+    try:
+        _refuse_living(filesystem, folder, shard, said["token"])
+    except JobError:
+        _let_go(filesystem, path, said["token"])
+        raise
+    held, done = Held(), threading.Event()
+
+    def renew() -> None:
+        last = time.monotonic()
+        while not done.wait(RENEWED_EVERY):
+            try:
+                if (_read(filesystem, path) or said).get("token") != said["token"]:
+                    held.lost.set()
+                    return
+                _renew(filesystem, path, said)
+                last = time.monotonic()
+            # The network: the next attempt may do, until others must think this run gone.
+            except Exception:
+                if time.monotonic() - last > GONE_AFTER - 2 * RENEWED_EVERY:
+                    held.lost.set()
+                    return
+
+    thread = threading.Thread(target=renew, daemon=True)
+    thread.start()
+    try:
+        yield held
+    finally:
+        done.set()
+        thread.join(timeout=2 * RENEWED_EVERY)
+        _let_go(filesystem, path, said["token"])
+
+
+def _refuse_living(filesystem: Any, folder: str, shard: Shard, token: str) -> None:
+    filesystem.invalidate_cache(folder)
+    for path in filesystem.ls(folder, detail=False):
+        other = _shard(path.rpartition("/")[2])
+        if other is None or not other.overlaps(shard):
+            continue
+        said = _read(filesystem, path)
+        if said is None or said.get("token") == token:
+            continue
+        age = time.time() - float(said.get("seen", 0))
+        here = said.get("host") == socket.gethostname()
+        gone = here and not is_running(int(said.get("process", 0)))
+        if age < GONE_AFTER and not gone:
+            raise _refusal(
+                _in_words(said),
+                f"wait for it, or end it first; if it is gone, {GONE_AFTER - age:.0f} s more",
+            )
+
+
+def _read(filesystem: Any, path: str) -> dict[str, Any] | None:
+    try:
+        said = json.loads(filesystem.cat_file(path))
+    except (FileNotFoundError, ValueError):
+        return None
+    return said if isinstance(said, dict) else None
+
+
+def _renew(filesystem: Any, path: str, said: dict[str, Any]) -> None:
+    filesystem.pipe_file(path, json.dumps({**said, "seen": time.time()}).encode())
+
+
+def _let_go(filesystem: Any, path: str, token: str) -> None:
+    # What can't be removed is old soon.
+    with contextlib.suppress(Exception):
+        if (_read(filesystem, path) or {}).get("token") == token:
+            filesystem.rm_file(path)

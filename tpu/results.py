@@ -1,0 +1,326 @@
+"""OUT: parts that appear whole, a done-manifest, and what is left to do.
+
+    OUT/part-*.parquet (or .jsonl)   rows; a row in a part is done
+    OUT/_job/settings.json           what the rows depend on, see `tpu.job.Job`
+    OUT/_job/done/part-*.json        the done-manifest: which rows each part holds
+    OUT/_job/lock-*                  who writes, see `tpu.lock`
+
+A part has its name only when it is whole, and no row is in two of them, so that OUT can be read at
+any moment. The done-manifest only saves reading all parts again: it is made anew where it is
+missing, as after a kill between the part and its note. Folders that begin with "_" are passed over
+by Spark, pyarrow and pandas.
+"""
+
+import contextlib
+import datetime
+import json
+import logging
+import os
+import posixpath
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tpu.job import Job, JobError
+from tpu.lock import writer_lock
+from tpu.part_files import read_rows, write_part
+from tpu.shards import Shard
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+ROWS_A_PART = 10_000
+SECONDS_A_PART = 60.0
+
+
+@contextlib.contextmanager
+def open_results(
+    out: str,
+    job: Job,
+    schema: "pa.Schema",
+    *,
+    shard: Shard | None = None,
+    rows_a_part: int = ROWS_A_PART,
+    seconds_a_part: float = SECONDS_A_PART,
+) -> Iterator["Results"]:
+    """OUT, made or gone on with, held against other writers; what was added is written at the end.
+
+    It is written, too, where the body raises.
+
+    Raises:
+        JobError: if another run writes to it, if it was begun with other settings, or holds
+            something else than results.
+    """
+    import fsspec
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(str(out))
+    except (ImportError, ValueError) as error:
+        raise JobError(f"OUT {out} can't be opened ({error})") from error
+    place = Place(filesystem, root.rstrip("/"))
+    shard = shard or Shard()
+    try:
+        _make(place, out)
+        with writer_lock(filesystem, place.path("_job"), shard) as held:
+            _agree(place, job, out)
+            place.remove_abandoned(shard)
+            results = Results(place, job, schema, shard, held, rows_a_part, seconds_a_part)
+            try:
+                yield results
+            finally:
+                results.flush()
+    except OSError as error:
+        raise JobError(f"OUT {out} can't be written to ({error})") from error
+
+
+class Place:
+    """OUT on whatever filesystem it is; whole files only."""
+
+    def __init__(self, filesystem: Any, root: str):
+        self.filesystem = filesystem
+        self.root = root
+        protocol = filesystem.protocol
+        self.is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+    def path(self, *names: str) -> str:
+        """Of a file or folder in OUT."""
+        return posixpath.join(self.root, *names)
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies in a folder of OUT, which need not exist."""
+        path = self.path(folder) if folder else self.root
+        self.filesystem.invalidate_cache(path)
+        try:
+            listed = self.filesystem.ls(path, detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
+
+    def read(self, *names: str) -> bytes:
+        """A whole file."""
+        return self.filesystem.cat_file(self.path(*names))
+
+    def write(self, content: bytes, *names: str, shard: Shard) -> None:
+        """Make or replace a file: it is there whole or not at all, and on the disk afterwards."""
+        if not self.is_local:
+            # An object appears when all of it has arrived.
+            self.filesystem.pipe_file(self.path(*names), content)
+            return
+        target = Path(self.path(*names))
+        partial = Path(self.path("_job", f"tmp-{shard.index}-of-{shard.count}-{uuid.uuid4().hex}"))
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(target)
+        _sync_folder(target.parent)
+
+    def remove_abandoned(self, shard: Shard) -> None:
+        """Remove what a killed run of this shard has left half written."""
+        mark = f"tmp-{shard.index}-of-{shard.count}-"
+        for name in self.names("_job"):
+            if name.startswith(mark):
+                self.filesystem.rm_file(self.path("_job", name))
+
+
+def _sync_folder(folder: Path) -> None:
+    # Not all systems can open a folder.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _make(place: Place, out: str) -> None:
+    if "_job" not in place.names():
+        if place.is_local and Path(place.root).is_file():
+            raise JobError(f"OUT {out} is a file; name a folder")
+        strangers = place.names()
+        if strangers:
+            raise JobError(
+                f"OUT {out} holds other things ({', '.join(strangers[:3])}); name a new folder"
+            )
+    place.filesystem.makedirs(place.path("_job", "done"), exist_ok=True)
+
+
+def _agree(place: Place, job: Job, out: str) -> None:
+    """Compare with what OUT was begun with, or note it."""
+    try:
+        begun = json.loads(place.read("_job", "settings.json"))
+    except FileNotFoundError:
+        if any(name.startswith("part-") for name in place.names()):
+            raise JobError(f"OUT {out} has lost _job/settings.json; name a new folder") from None
+        text = json.dumps(job.to_dict(), indent=2) + "\n"
+        place.write(text.encode(), "_job", "settings.json", shard=Shard())
+        return
+    except ValueError:
+        begun = None
+    different = job.differences(begun)
+    if different:
+        raise JobError(
+            f"OUT {out} was begun otherwise: {'; '.join(different)}. "
+            f"Say the same again, or name another OUT"
+        )
+
+
+class Results:
+    """Rows on their way to OUT; safe to use from several threads.
+
+    `done` is bool [rows of the manifest]: True where OUT holds the row; `errors` how many of those
+    hold an error. What was added but not yet written counts as neither.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        job: Job,
+        schema: "pa.Schema",
+        shard: Shard,
+        held: Any,
+        rows_a_part: int,
+        seconds_a_part: float,
+    ):
+        self._place, self._job, self._schema, self._shard = place, job, schema, shard
+        self._held = held
+        self._rows_a_part, self._seconds_a_part = rows_a_part, seconds_a_part
+        self._lock = threading.Lock()
+        self._waiting: dict[int, Mapping[str, Any]] = {}
+        self._since = time.monotonic()
+        self.done = np.zeros(job.rows, bool)
+        self.errors = 0
+        self._read_done()
+
+    def to_do(self, limit: int | None = None) -> np.ndarray:
+        """The shard's rows that are not done, ascending; of the manifest's first `limit`."""
+        rows = self._shard.rows(self._job.rows if limit is None else min(limit, self._job.rows))
+        return rows[~self.done[rows]]
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take a result, with all columns of the schema; written soon, and at the latest at the end.
+
+        A row that is there already is passed over: of two answers the first counts.
+        """
+        number = int(row["row"])
+        with self._lock:
+            if self.done[number] or number in self._waiting:
+                return
+            self._waiting[number] = row
+            full = len(self._waiting) >= self._rows_a_part
+        if full:
+            self.flush()
+        else:
+            self.flush_old()
+
+    def flush_old(self) -> None:
+        """Write what has waited for long; call it now and then."""
+        if time.monotonic() - self._since >= self._seconds_a_part:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write everything that waits, as one part."""
+        with self._lock:
+            self._since = time.monotonic()
+            if not self._waiting:
+                return
+            self._held.check()
+            rows = [self._waiting[number] for number in sorted(self._waiting)]
+            numbers = np.array(sorted(self._waiting), np.int64)
+            failed = sum(row["error"] is not None for row in rows)
+            content = write_part(rows, self._schema, self._job.format)
+            name = self._new_name()
+            self._place.write(content, f"{name}.{self._job.format}", shard=self._shard)
+            self._note(name, numbers, errors=failed, size=len(content))
+            self.done[numbers] = True
+            self.errors += failed
+            self._waiting = {}
+
+    def _new_name(self) -> str:
+        now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
+        shard = f"{self._shard.index:05d}-of-{self._shard.count:05d}"
+        return f"part-{now}-{shard}-{uuid.uuid4().hex[:8]}"
+
+    def _note(self, name: str, numbers: np.ndarray, *, errors: int, size: int) -> None:
+        note = {
+            "part": f"{name}.{self._job.format}",
+            "rows": intervals(numbers),
+            "count": len(numbers),
+            "errors": errors,
+            "bytes": size,
+        }
+        content = json.dumps(note).encode()
+        self._place.write(content, "_job", "done", f"{name}.json", shard=self._shard)
+
+    def _read_done(self) -> None:
+        """What earlier runs have done: parts by their notes, and parts whose note is missing."""
+        suffix = f".{self._job.format}"
+        parts = {
+            name.removesuffix(suffix)
+            for name in self._place.names()
+            if name.startswith("part-") and name.endswith(suffix)
+        }
+        notes = {name.removesuffix(".json") for name in self._place.names("_job/done")}
+        for name in sorted(notes - parts):
+            # Somebody has removed the part, who wants its rows again.
+            logger.warning("%s%s is gone: its rows are done again", name, suffix)
+            self._place.filesystem.rm_file(self._place.path("_job", "done", f"{name}.json"))
+        for name, note in self._notes(sorted(notes & parts)):
+            if note is None:
+                parts.discard(name)
+                self._adopt(name, suffix)
+                continue
+            self.errors += note["errors"]
+            for start, stop in note["rows"]:
+                self._take(name, slice(start, stop))
+        for name in sorted(parts - notes):
+            self._adopt(name, suffix)
+
+    def _notes(self, names: list[str]) -> Iterator[tuple[str, dict[str, Any] | None]]:
+        paths = [self._place.path("_job", "done", f"{name}.json") for name in names]
+        contents = self._place.filesystem.cat(paths) if paths else {}
+        for name, path in zip(names, paths, strict=True):
+            # Of one path some filesystems give the content alone.
+            content = contents[path] if isinstance(contents, dict) else contents
+            try:
+                note = json.loads(content)
+                yield name, note if {"rows", "errors"} <= set(note) else None
+            except (ValueError, TypeError):
+                yield name, None
+
+    def _adopt(self, name: str, suffix: str) -> None:
+        """Note a part that a killed run has written and not noted; or another run just now."""
+        content = self._place.read(name + suffix)
+        try:
+            numbers, errors = read_rows(content, self._job.format)
+        except ValueError as error:
+            raise JobError(f"{self._place.path(name + suffix)} is damaged ({error}); remove it and "
+                           f"run again: its rows are done again") from error  # fmt: skip
+        self._take(name, numbers)
+        self._note(name, np.sort(numbers), errors=errors, size=len(content))
+        self.errors += errors
+
+    def _take(self, name: str, rows: Any) -> None:
+        if self.done[rows].any():
+            raise JobError(
+                f"{self._place.path(name)} holds rows that another part holds, too; remove it and "
+                f"run again"
+            )
+        self.done[rows] = True
+
+
+def intervals(numbers: np.ndarray) -> list[list[int]]:
+    """Ascending numbers as [start, stop] pairs, stop not included."""
+    if not len(numbers):
+        return []
+    ends = np.flatnonzero(np.diff(numbers) != 1)
+    starts = numbers[np.concatenate([[0], ends + 1])]
+    stops = numbers[np.concatenate([ends, [len(numbers) - 1]])] + 1
+    return [[int(start), int(stop)] for start, stop in zip(starts, stops, strict=True)]
