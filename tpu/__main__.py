@@ -11,6 +11,7 @@ import argparse
 import sys
 
 from tpu.commands.aot import add_aot
+from tpu.commands.run import add_run
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
 
@@ -33,6 +34,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         prog="python -m tpu", program="tpu", description="VideoMAE on TPUs, and many videos."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    add_run(commands)
     add_aot(commands)
     return parser.parse_args(argv)
 

@@ -205,7 +205,7 @@ class Results:
         return rows[~self.done[rows]]
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take a result, with all columns of the schema; written soon, and at the latest at the end.
+        """Take a result, with all columns of the schema; it is written soon, or at the end.
 
         A row that is there already is passed over: of two answers the first counts.
         """
@@ -262,12 +262,13 @@ class Results:
     def _read_done(self) -> None:
         """What earlier runs have done: parts by their notes, and parts whose note is missing."""
         suffix = f".{self._job.format}"
+        # Notes before parts: other shards go on writing, first a part, then its note.
+        notes = {name.removesuffix(".json") for name in self._place.names("_job/done")}
         parts = {
             name.removesuffix(suffix)
             for name in self._place.names()
             if name.startswith("part-") and name.endswith(suffix)
         }
-        notes = {name.removesuffix(".json") for name in self._place.names("_job/done")}
         for name in sorted(notes - parts):
             # Somebody has removed the part, who wants its rows again.
             logger.warning("%s%s is gone: its rows are done again", name, suffix)

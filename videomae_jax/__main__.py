@@ -8,13 +8,12 @@ import argparse
 import contextlib
 import functools
 import json
-import logging
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from videomae_jax.command import OneLineParser, fail, run_quietly
+from videomae_jax.command import OneLineParser, fail, log_on_stderr, run_quietly
 
 if TYPE_CHECKING:
     from videomae_jax.config import VideoMAEConfig
@@ -95,7 +94,7 @@ def classify_files(options: argparse.Namespace) -> int:
         raise ValueError(f"--top-k must be at least 1, got {options.top_k}")
     if options.sampling_rate < 1:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
-    with log_on_stderr():
+    with log_on_stderr("videomae"):
         config = converted_config(options.model)
         # Importing JAX is most of a start: the first clip is decoded meanwhile, if it is known how.
         clips = None if config is None else read_clips(options, config)
@@ -156,33 +155,6 @@ def read_clips(
         rate=options.sampling_rate,
     )
     return one_ahead(read, options.clips)
-
-
-@contextlib.contextmanager
-def log_on_stderr() -> Iterator[None]:
-    """Show what is logged as lines of this command: of a conversion on first use, all; warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LogLine())
-    converting, package = logging.getLogger("convert"), logging.getLogger("videomae_jax")
-    level = converting.level
-    converting.setLevel(logging.INFO)
-    for logger in (converting, package):
-        logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        for logger in (converting, package):
-            logger.removeHandler(handler)
-        converting.setLevel(level)
-
-
-class LogLine(logging.Formatter):
-    """A record as one line, "videomae: ..." or "videomae: warning: ..."."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The line."""
-        kind = "warning: " if record.levelno >= logging.WARNING else ""
-        return f"videomae: {kind}{' '.join(record.getMessage().split())}"
 
 
 def as_json(path: str, model: str, predictions: list) -> str:

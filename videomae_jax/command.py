@@ -4,6 +4,7 @@ import argparse
 import atexit
 import contextlib
 import gc
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -63,3 +64,34 @@ def seldom_collecting() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+@contextlib.contextmanager
+def log_on_stderr(program: str) -> Iterator[None]:
+    """Show what is logged as lines of a command: of a conversion on first use, all; warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogLine(program))
+    loggers = [logging.getLogger(name) for name in ("convert", "tpu", "videomae_jax")]
+    level = loggers[0].level
+    loggers[0].setLevel(logging.INFO)
+    for logger in loggers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(handler)
+        loggers[0].setLevel(level)
+
+
+class LogLine(logging.Formatter):
+    """A record as one line, "program: ..." or "program: warning: ..."."""
+
+    def __init__(self, program: str):
+        super().__init__()
+        self.program = program
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        kind = "warning: " if record.levelno >= logging.WARNING else ""
+        return f"{self.program}: {kind}{' '.join(record.getMessage().split())}"
