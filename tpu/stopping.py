@@ -24,28 +24,40 @@ class Stop:
 def stop_on_sigterm() -> Iterator[Stop]:
     """Set `asked` on SIGTERM; end the process with 0 where the body doesn't within `GRACE_S`.
 
-    A thread waits for the signal, because Python's handlers would wait for a compilation to end.
-    To be entered before other threads are started: they must not take the signal.
+    Outside the main thread, which alone may handle signals, nothing is handled.
     """
-    stop, finished = Stop(), threading.Event()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-
-    def wait() -> None:
-        while not finished.is_set():
-            if signal.sigtimedwait({signal.SIGTERM}, 0.5) is None:
-                continue
-            stop.asked.set()
-            if not finished.wait(GRACE_S):
-                writing = threading.Thread(target=stop.rescue, daemon=True)
-                writing.start()
-                writing.join(WRITE_S)
-                os._exit(0)
-
-    waiting = threading.Thread(target=wait, daemon=True)
+    stop = Stop()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    finished = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    # Python's handlers wait for a compilation to end. The number of a signal is written to the
+    # pipe at once, and a thread reads it there.
+    handler = signal.signal(signal.SIGTERM, lambda *_: stop.asked.set())
+    wakeup = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    waiting = threading.Thread(target=_wait, args=(reading, stop, finished), daemon=True)
     waiting.start()
     try:
         yield stop
     finally:
         finished.set()
+        signal.set_wakeup_fd(wakeup)
+        signal.signal(signal.SIGTERM, handler)
+        os.write(writing, b"\0")
         waiting.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.close(reading)
+        os.close(writing)
+
+
+def _wait(reading: int, stop: Stop, finished: threading.Event) -> None:
+    while not finished.is_set():
+        if os.read(reading, 1) != bytes([signal.SIGTERM]):
+            continue
+        stop.asked.set()
+        if not finished.wait(GRACE_S):
+            rescuing = threading.Thread(target=stop.rescue, daemon=True)
+            rescuing.start()
+            rescuing.join(WRITE_S)
+            os._exit(0)

@@ -1,0 +1,103 @@
+"""Many processes and devices, one OUT."""
+
+import socket
+
+import pytest
+
+from tests.batch_job import (
+    assert_same,
+    finish,
+    last_line,
+    rows,
+    run,
+    start,
+    write_clips,
+    write_model,
+)
+
+DEVICES = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """More rows than a shard has in one piece; most are bad, which is quick."""
+    folder = tmp_path_factory.mktemp("many")
+    paths = [path.name for path in write_clips(folder / "clips", 20)]
+    lines = [f"clips/{paths[number // 60 % 20]}" for number in range(2500)]
+    for number in range(2500):
+        if number % 60:
+            lines[number] = f"clips/none-{number}.mp4"
+    (folder / "list.txt").write_text("\n".join(lines))
+    return folder / "list.txt"
+
+
+@pytest.fixture(scope="module")
+def alone(model, manifest, tmp_path_factory):
+    """Rows of one process with one device."""
+    out = tmp_path_factory.mktemp("alone") / "out"
+    assert run(manifest, out, "--model", model, "--batch", 4) == 0
+    return rows(out)
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
+def test_two_processes_of_two_devices_each(model, manifest, alone, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    among = ("--distributed", "--coordinator", address, "--num-processes", 2)
+    processes = [
+        start(
+            manifest,
+            tmp_path / "out",
+            *("--model", model, "--batch", 3, *among, "--process-id", index),
+            environment=DEVICES,
+        )
+        for index in range(2)
+    ]
+    ended = [finish(process) for process in processes]
+    assert [code for code, _ in ended] == [0, 0], ended
+    shares = [last_line(errors)["done"] for _, errors in ended]
+    assert shares == [1024 + 452, 1024]
+    assert_same(alone, rows(tmp_path / "out"))
+    assert alone["error"].isna().sum() == 42
+
+
+def test_a_process_that_is_killed_takes_no_other_with_it(model, manifest, alone, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    among = ("--distributed", "--coordinator", address, "--num-processes", 2)
+
+    def begin(index):
+        options = ("--model", model, "--batch", 3, *among, "--process-id", index)
+        return start(manifest, tmp_path / "out", *options, "--flush-seconds", 0.1)
+
+    first, second = begin(0), begin(1)
+    while not list((tmp_path / "out").glob("part-*")):
+        assert second.poll() is None
+    second.kill()
+    second.communicate()
+    code, errors = finish(first)
+    assert code == 0, errors
+    assert 1476 <= len(rows(tmp_path / "out")) < 2500
+    assert run(manifest, tmp_path / "out", "--model", model, "--batch", 4) == 0
+    assert_same(alone, rows(tmp_path / "out"))
+
+
+def test_shards_by_hand(model, manifest, alone, tmp_path):
+    for shard in ("1/3", "0/3", "2/3"):
+        options = ("--model", model, "--batch", 4, "--shard", shard)
+        assert run(manifest, tmp_path / "out", *options) == 0
+    assert_same(alone, rows(tmp_path / "out"))
+
+
+def test_options_that_go_together(model, manifest, tmp_path, capsys):
+    options = ("--model", model, "--distributed", "--process-id", 0)
+    assert run(manifest, tmp_path / "out", *options) == 2
+    assert "--process-id go together" in capsys.readouterr().err
