@@ -8,9 +8,11 @@ Usage:
 """
 
 import argparse
+import functools
 import sys
 
 from tpu.commands.aot import add_aot
+from tpu.commands.plan import add_plan
 from tpu.commands.run import add_run
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
@@ -33,8 +35,14 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = OneLineParser(
         prog="python -m tpu", program="tpu", description="VideoMAE on TPUs, and many videos."
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands",
+        required=True,
+        metavar="COMMAND",
+        parser_class=functools.partial(OneLineParser, program="tpu"),
+    )
     add_run(commands)
+    add_plan(commands)
     add_aot(commands)
     return parser.parse_args(argv)
 
