@@ -11,8 +11,16 @@ import argparse
 import sys
 
 from tpu.commands.aot import add_aot
+from tpu.commands.plan import add_plan
 from tpu.commands.run import add_run
 from videomae_jax.command import OneLineParser, fail, run_quietly
+
+
+class TpuParser(OneLineParser):
+    """A parser whose errors begin with "tpu", those of the commands as well."""
+
+    def __init__(self, **settings):
+        super().__init__(program="tpu", **settings)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -30,11 +38,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
-    parser = OneLineParser(
-        prog="python -m tpu", program="tpu", description="VideoMAE on TPUs, and many videos."
-    )
+    parser = TpuParser(prog="python -m tpu", description="VideoMAE on TPUs, and many videos.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_run(commands)
+    add_plan(commands)
     add_aot(commands)
     return parser.parse_args(argv)
 

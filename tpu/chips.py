@@ -1,4 +1,4 @@
-"""What a TPU chip can do, by the name that topologies begin with."""
+"""What a TPU chip can do, and what comes with it, by the name that topologies begin with."""
 
 import dataclasses
 import math
@@ -57,6 +57,34 @@ CHIPS = {
         most_chips=256,
         dimensions=2,
     ),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Host:
+    """The virtual machine that chips of a slice come with: Google's machine type, `chips` on it.
+
+    `vcpus` are hardware threads; `network_bytes_per_second` is the host's share of the data centre
+    network, one way, of all its chips.
+    """
+
+    machine_type: str
+    chips: int
+    vcpus: int
+    network_bytes_per_second: float
+
+
+# Threads: the pages named above, "VM types", as `gcloud compute machine-types list` has them, of
+# the types with 4 chips, which slices of several hosts are made of. For 1, 4 or 8 chips there are
+# 24, 112 or 224 of v5e and 44, 180 or 360 of v6e. Network: the same pages for v5e and v6e (2 x 100
+# and 4 x 200 Gb/s for 8 chips), jax-ml.github.io/scaling-book/tpus for the others.
+HOSTS = {
+    "v4": Host(machine_type="ct4p-hightpu-4t", chips=4, vcpus=240, network_bytes_per_second=25e9),
+    "v5e": Host(
+        machine_type="ct5lp-hightpu-4t", chips=4, vcpus=112, network_bytes_per_second=12.5e9
+    ),
+    "v5p": Host(machine_type="ct5p-hightpu-4t", chips=4, vcpus=208, network_bytes_per_second=25e9),
+    "v6e": Host(machine_type="ct6e-standard-4t", chips=4, vcpus=180, network_bytes_per_second=50e9),
 }
 
 

@@ -12,8 +12,6 @@ from tpu.report_text import as_text
 
 def add_aot(commands: Any) -> None:
     """Add the command to a parser's `commands`."""
-    from videomae_jax.config import VARIANTS
-
     command = commands.add_parser(
         "aot",
         help="compile for a TPU on a machine that has none, and account for it",
@@ -25,23 +23,7 @@ def add_aot(commands: Any) -> None:
         metavar="KIND:SIDES",
         help="v5e (one chip), v5e:16x16, v6e:2x2, v4:2x2x1, v5p:4x4x4, ...",
     )
-    network = command.add_mutually_exclusive_group()
-    network.add_argument(
-        "--model", choices=list(VARIANTS), default="small", help="its size (default: small)"
-    )
-    network.add_argument(
-        "--config",
-        type=Path,
-        metavar="FILE|DIR",
-        help="another network: a directory that `python -m convert` wrote, or a config.json of it "
-        "or of Hugging Face",
-    )
-    command.add_argument(
-        "--num-heads", type=int, metavar="N", help="attention heads, of the same width in all"
-    )
-    command.add_argument(
-        "--num-labels", type=int, metavar="N", help="classes (default: the config's; 400)"
-    )
+    add_network(command)
     command.add_argument(
         "--batch", type=int, default=32, metavar="B", help="clips a chip (default: 32)"
     )
@@ -61,6 +43,29 @@ def add_aot(commands: Any) -> None:
     )
     command.add_argument("--json", action="store_true", help="one JSON object instead of text")
     command.set_defaults(run=compile_ahead)
+
+
+def add_network(command: argparse.ArgumentParser) -> None:
+    """Add the options that `chosen_config` reads."""
+    from videomae_jax.config import VARIANTS
+
+    network = command.add_mutually_exclusive_group()
+    network.add_argument(
+        "--model", choices=list(VARIANTS), default="small", help="its size (default: small)"
+    )
+    network.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE|DIR",
+        help="another network: a directory that `python -m convert` wrote, or a config.json of it "
+        "or of Hugging Face",
+    )
+    command.add_argument(
+        "--num-heads", type=int, metavar="N", help="attention heads, of the same width in all"
+    )
+    command.add_argument(
+        "--num-labels", type=int, metavar="N", help="classes (default: the config's; 400)"
+    )
 
 
 def compile_ahead(options: argparse.Namespace) -> int:
