@@ -249,3 +249,15 @@ def test_any_finite_logits_rank(logits, k, multi_label):
     assert all(0.0 <= probability <= 1.0 for probability in probabilities)
     if not multi_label and k >= len(logits):
         assert sum(probabilities) == pytest.approx(1.0, abs=1e-12)
+
+
+def test_probabilities_are_ranked_as_logits_are():
+    labels = Labels(("a", "b", "c"))
+    found = labels.rank_probabilities([0.2, 0.5, 0.3], 2)
+    assert found == [Prediction(1, "b", 0.5), Prediction(2, "c", 0.3)]
+    assert [each.label for each in labels.rank_probabilities([0.4, 0.2, 0.4])] == ["a", "c", "b"]
+    for bad, words in (([0.5, 0.5], "num_labels"), ([0.5, float("nan"), 0.5], "finite")):
+        with pytest.raises(ValueError, match=words):
+            labels.rank_probabilities(bad)
+    with pytest.raises(ValueError, match="k must be"):
+        labels.rank_probabilities([0.2, 0.5, 0.3], 0)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests import clips
-from videomae_jax import video
+from videomae_jax import decoders
 from videomae_jax.sampling import SAMPLING, sample
 from videomae_jax.video import VideoError, count_frames, read_clip, read_frames
 
@@ -113,7 +113,7 @@ def test_threads_change_nothing(made):
 def test_both_decoders_give_the_same_pixels(made, monkeypatch, kind):
     path, _ = made(kind)
     pyav = read_clip(path, 5)
-    monkeypatch.setattr(video, "_decoder", lambda: video._opencv_frames)
+    monkeypatch.setattr(decoders, "decoder", lambda: decoders._opencv_frames)
     apart = np.abs(read_clip(path, 5).astype(int) - pyav)
     if kind == "10 bits":
         # The two scale the colours of deep pictures differently, at their edges.
@@ -162,7 +162,7 @@ def test_real_files(monkeypatch, name, count, size):
     assert count_frames(SHARED / name) == count
     frames = read_clip(SHARED / name)
     assert frames.shape == (16, *size, 3)
-    monkeypatch.setattr(video, "_decoder", lambda: video._opencv_frames)
+    monkeypatch.setattr(decoders, "decoder", lambda: decoders._opencv_frames)
     np.testing.assert_array_equal(read_clip(SHARED / name), frames)
 
 

@@ -132,11 +132,23 @@ class Labels:
         Raises:
             ValueError: for k below 1, logits of another shape, or a logit that is not finite.
         """
-        if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
-            raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
+        _check_count(k)
         values = self._check_logits(logits)
-        probabilities = _sigmoid(values) if multi_label else _softmax(values)
-        order = np.argsort(-values, kind="stable")[:k]
+        probabilities = sigmoid(values) if multi_label else softmax(values)
+        # By logits: probabilities that are 0 or 1 in floating point are still in order.
+        return self._named(probabilities, np.argsort(-values, kind="stable")[:k])
+
+    def rank_probabilities(self, probabilities: Any, k: int | np.integer = 5) -> list[Prediction]:
+        """The k most probable classes, as `rank`, of probabilities [num_labels].
+
+        Raises:
+            ValueError: as `rank`.
+        """
+        _check_count(k)
+        values = self._check_logits(probabilities)
+        return self._named(values, np.argsort(-values, kind="stable")[:k])
+
+    def _named(self, probabilities: np.ndarray, order: np.ndarray) -> list[Prediction]:
         return [
             Prediction(int(index), self.names[index], float(probabilities[index]))
             for index in order
@@ -160,6 +172,11 @@ class Labels:
             index = int(np.argmin(np.isfinite(values)))
             raise ValueError(f"logits must be finite, got {values[index]} for class {index}")
         return values
+
+
+def _check_count(k: Any) -> None:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
+        raise ValueError(f"k must be a whole number of at least 1, got {k!r}")
 
 
 def _check_names(names: Any) -> None:
@@ -201,13 +218,15 @@ def _check_inverse(labels: Labels, label2id: Any) -> None:
             raise ValueError(f"label2id says {name!r} is class {index!r}, id2label does not")
 
 
-def _softmax(values: np.ndarray) -> np.ndarray:
+def softmax(values: np.ndarray) -> np.ndarray:
+    """Over the last axis; what is too small for the dtype is 0."""
     with np.errstate(over="ignore", under="ignore"):
-        weights = np.exp(values - values.max())
-        return weights / weights.sum()
+        weights = np.exp(values - values.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def _sigmoid(values: np.ndarray) -> np.ndarray:
+def sigmoid(values: np.ndarray) -> np.ndarray:
+    """Of each value by itself."""
     with np.errstate(under="ignore"):
         small = np.exp(-np.abs(values))
         return np.where(values >= 0, 1.0, small) / (1.0 + small)

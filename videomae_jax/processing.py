@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, UInt8
 
-from videomae_jax.fields import is_whole, number, numbers, refuse_unknown, sides
+from videomae_jax.fields import refuse_unknown
+from videomae_jax.preprocess_fields import RESAMPLE_NAMES, checked_fields
 from videomae_jax.resizing import (
     BILINEAR,
     crop_opencv,
@@ -28,9 +29,7 @@ from videomae_jax.resizing import (
     resize_pil,
     resized_size,
 )
-
-RESAMPLE_NAMES = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
-"""Pillow's filters, by the numbers that preprocessor_config.json files hold."""
+from videomae_jax.sampling import crops_along
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -69,7 +68,7 @@ class Preprocess:
     image_std: tuple[float, ...] | float = (0.5, 0.5, 0.5)
 
     def __post_init__(self):
-        for name, value in _checked(vars(self)).items():
+        for name, value in checked_fields(vars(self)).items():
             object.__setattr__(self, name, value)
 
     def __call__(
@@ -107,6 +106,36 @@ class Preprocess:
         frames = np.asarray(frames)
         self._check_frames(frames)
         return self._of_each(frames, np.uint8, lambda frame, out: np.copyto(out, frame), threads)
+
+    def crops(self, frame: np.ndarray, count: int = 1) -> UInt8[np.ndarray, "crops h w C"]:
+        """One frame, uint8 [H, W, C], resized, and `count` crops of it.
+
+        One crop is that of `resized`. Several are the test protocol's of the original code: the
+        short side is resized to that of the crop, and crops lie evenly along the longer one.
+
+        Raises:
+            ValueError: as the call, and as `check_crops`.
+        """
+        self.check_crops(count)
+        self._check_frames(frame[None])
+        if count == 1:
+            return self._resize_and_crop(frame)[None]
+        side = self.crop_size["height"]
+        if self.do_resize:
+            frame = self._resize(frame, {"shortest_edge": side})
+        places = crops_along(frame.shape[0], frame.shape[1], side, crops=count)
+        return np.stack([frame[top : top + side, left : left + side] for top, left in places])
+
+    def check_crops(self, count: int) -> None:
+        """Refuse several crops where the preprocessing has no square one.
+
+        Raises:
+            ValueError: with what it has.
+        """
+        sides = set(self.crop_size.values())
+        if count > 1 and not (self.do_center_crop and len(sides) == 1):
+            has = _by(self.crop_size.values()) if self.do_center_crop else "none"
+            raise ValueError(f"{count} crops need a square crop_size, the preprocessing has {has}")
 
     def normalization(self) -> tuple[Float32[np.ndarray, "C"], Float32[np.ndarray, "C"]]:
         """(scale, shift): pixel values are uint8 ones times `scale` plus `shift`.
@@ -189,7 +218,7 @@ class Preprocess:
         missing = sorted(known - set(fields))
         if missing:
             raise ValueError(f"preprocessing lacks {', '.join(missing)}")
-        return cls(**_checked(fields))
+        return cls(**checked_fields(fields))
 
     @classmethod
     def default(cls, image_size: int | tuple[int, int] = 224) -> "Preprocess":
@@ -269,44 +298,19 @@ class Preprocess:
 
     def _resize_and_crop(self, frame: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "h w C"]:
         if self.do_resize:
-            height, width = resized_size(self.size, frame.shape[0], frame.shape[1])
-            if self.resize == "pil":
-                frame = resize_pil(frame, height, width, resample=self.resample)
-            else:
-                frame = resize_opencv(frame, height, width)
+            frame = self._resize(frame, self.size)
         if self.do_center_crop:
             crop = crop_opencv if self.resize == "opencv" else crop_pil
             frame = crop(frame, self.crop_size["height"], self.crop_size["width"])
         return frame
 
-
-def _checked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields in the form they are kept in: tuples, floats, sizes in order of their keys."""
-    if fields["resize"] not in ("pil", "opencv"):
-        raise ValueError(f"resize must be 'pil' or 'opencv', got {fields['resize']!r}")
-    for name in ("do_resize", "do_center_crop", "do_rescale", "do_normalize"):
-        if not isinstance(fields[name], bool):
-            raise ValueError(f"{name} must be true or false, got {fields[name]!r}")
-    resample = fields["resample"]
-    if not is_whole(resample) or not 0 <= resample < len(RESAMPLE_NAMES):
-        raise ValueError(f"resample must be a Pillow filter number, 0 to 5, got {resample!r}")
-    if fields["resize"] == "opencv" and resample != BILINEAR:
-        raise ValueError(
-            f"resize 'opencv' needs resample 2 (bilinear), got {resample} "
-            f"({RESAMPLE_NAMES[resample]})"
-        )
-    mean = numbers("image_mean", fields["image_mean"])
-    std = numbers("image_std", fields["image_std"], positive=True)
-    if isinstance(mean, tuple) and isinstance(std, tuple) and len(mean) != len(std):
-        raise ValueError(f"image_mean has {len(mean)} numbers, image_std has {len(std)}")
-    return {
-        **fields,
-        "size": sides("size", fields["size"], ({"shortest_edge"}, {"height", "width"})),
-        "crop_size": sides("crop_size", fields["crop_size"], ({"height", "width"},)),
-        "rescale_factor": number("rescale_factor", fields["rescale_factor"], positive=True),
-        "image_mean": mean,
-        "image_std": std,
-    }
+    def _resize(
+        self, frame: UInt8[np.ndarray, "H W C"], size: Mapping[str, int]
+    ) -> UInt8[np.ndarray, "h w C"]:
+        height, width = resized_size(size, frame.shape[0], frame.shape[1])
+        if self.resize == "pil":
+            return resize_pil(frame, height, width, resample=self.resample)
+        return resize_opencv(frame, height, width)
 
 
 def _pair(image_size: int | tuple[int, int]) -> tuple[int, int]:
