@@ -258,6 +258,8 @@ def test_a_second_run_on_the_same_out_is_refused(model, tmp_path):
     options = ("--model", model, "--batch", 4, "--flush-seconds", 0.3)
     process = start(folder, tmp_path / "out", *options)
     wait_for_parts(tmp_path / "out", process)
+    # Alive, and not done before the other one looks.
+    process.send_signal(signal.SIGSTOP)
     code, errors = finish(start(folder, tmp_path / "out", *options))
     process.kill()
     process.communicate()

@@ -120,7 +120,7 @@ def test_clips_go_where_they_are_wanted(clip):
     ],
 )
 def test_views_that_can_not_be(text, options, words):
-    with pytest.raises(ValueError, match="got|one of") as error:
+    with pytest.raises(ValueError, match=r"got|one of") as error:
         Views.parse(text, **options)
     assert words in str(error.value)
 
