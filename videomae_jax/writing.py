@@ -2,7 +2,7 @@
 
 What is being written lies beside its place under a name of its own, `.NAME.HOST-PID-xxxxxxxx`, and
 is renamed when it is whole. A process that was killed leaves that behind; the next one that writes
-to the same place on the same machine removes it.
+to the same place on the same machine removes it. So it is with folders for a while.
 """
 
 import contextlib
@@ -47,6 +47,22 @@ def new_file(file: str | os.PathLike) -> Iterator[Path]:
         yield sibling
 
 
+@contextlib.contextmanager
+def passing_folder(path: str | os.PathLike) -> Iterator[Path]:
+    """A folder for a while: a temporary sibling of `path`, removed on leaving with what is in it.
+
+    Raises:
+        OSError: if it can't be made.
+    """
+    _remove_abandoned(Path(path))
+    folder = _own_name(Path(path))
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
 def refuse_existing(path: str | os.PathLike) -> None:
     """Raise CheckpointError if anything stands at `path`."""
     path = Path(path)
@@ -73,8 +89,7 @@ def _sibling(path: Path, suffix: str = "") -> Iterator[Path]:
     except OSError as error:
         raise CheckpointError(f"{path}: can't be made ({error.strerror})") from error
     _remove_abandoned(path)
-    name = f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}"
-    sibling = path.with_name(name)
+    sibling = _own_name(path, suffix)
     try:
         yield sibling
         refuse_existing(path)
@@ -82,6 +97,11 @@ def _sibling(path: Path, suffix: str = "") -> Iterator[Path]:
     except BaseException:
         _remove(sibling)
         raise
+
+
+def _own_name(path: Path, suffix: str = "") -> Path:
+    """A name beside `path` that says whose it is."""
+    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{suffix}")
 
 
 def _host() -> str:
