@@ -11,7 +11,7 @@ from tests.clips import write_clip
 from tests.configs import TINY
 from tpu.decode_pool import DecodePool
 from tpu.decode_worker import answer
-from tpu.decoder import Decoder, Slots
+from tpu.decoder import Decoder, DecoderError, Slots
 from tpu.reading import Reading
 from videomae_jax.processing import Preprocess
 from videomae_jax.views import Views
@@ -148,6 +148,6 @@ def test_whatever_a_decoder_raises_is_an_answer(monkeypatch):
 def test_a_decoder_that_can_not_start_is_no_bad_video(monkeypatch, clips):
     monkeypatch.setattr("tpu.decoder.sys.executable", os.devnull)
     slots = Slots(READING, 1)
-    with pytest.raises((RuntimeError, OSError)):
+    with pytest.raises((DecoderError, OSError)):
         Decoder(READING, slots, timeout_s=5).decode(clips[0], 0)
     slots.close()

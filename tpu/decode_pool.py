@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from tpu.decoder import Decoded, Decoder, Slots
-from tpu.files import download_folder, local_copy, retried
+from tpu.decoder import Decoded, Decoder, DecoderError, Slots
+from tpu.files import download_folder, local_copy, retried, retries_of
 from tpu.reading import Reading
 
 FETCHED_AHEAD = 64
@@ -133,12 +133,14 @@ class DecodePool:
             (decoded, slot), retries = retried(
                 lambda: self._attempt(location), sleep=self._sleep_unless_stopped
             )
-        except (ValueError, OSError) as error:
+        except (_StoppedError, DecoderError):
+            raise
+        # Filesystems have errors of their own; a video that can't be fetched is a row like any other.
+        except Exception as error:
             failed = error.decoded if isinstance(error, BadVideoError) else Decoded()
             said = " ".join(str(error).split()).removeprefix(f"{location}: ")
             failed = dataclasses.replace(failed, error=said or type(error).__name__)
-            retries = getattr(error, "retries", 0)
-            return Answer(row=row, clips=None, decoded=failed, retries=retries)
+            return Answer(row=row, clips=None, decoded=failed, retries=retries_of(error))
         clips = self._slots.clips(slot)
         return Answer(row=row, clips=clips, decoded=decoded, retries=retries, slot=slot)
 

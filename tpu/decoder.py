@@ -26,6 +26,10 @@ START_TIMEOUT_S = 120.0
 """For a process to say that it is there; a busy machine may take long."""
 
 
+class DecoderError(RuntimeError):
+    """No decode process can be started: no video's fault."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoded:
     """What became of one video: `frames` and the clips in its slot, or an `error`.
@@ -86,7 +90,7 @@ class Decoder:
         """Decode a local file into a slot. Whatever the file does, it is an answer.
 
         Raises:
-            RuntimeError: if no decode process can be started.
+            DecoderError: if no decode process can be started.
         """
         if self._process is None:
             self._start()
@@ -136,7 +140,7 @@ class Decoder:
                 raise EOFError
         except (EOFError, OSError) as error:
             self.kill()
-            raise RuntimeError("a decode process could not be started") from error
+            raise DecoderError("a decode process could not be started") from error
 
     def _ask(self, message: Any, timeout_s: float) -> Any:
         """The answer, or None if there is none in time."""

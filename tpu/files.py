@@ -17,21 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tpu.locations import as_local, filesystem, suffix_of
+from videomae_jax.decoders import TRANSIENT
 from videomae_jax.writing import passing_folder
 
 Result = TypeVar("Result")
 
 # What may be otherwise in a second: networks, a busy file server, others who fill memory or disk.
 # EIO is one, too, unless there is better evidence: see `is_transient`.
-TRANSIENT_ERRNOS = frozenset(
-    getattr(errno, name)
-    for name in (
-        "EAGAIN EBUSY ECONNABORTED ECONNREFUSED ECONNRESET EDQUOT EHOSTDOWN EHOSTUNREACH EINTR "
-        "EMFILE ENETDOWN ENETRESET ENETUNREACH ENFILE ENOBUFS ENOLCK ENOMEM ENOSPC ENOTCONN EPIPE "
-        "EREMOTEIO ESHUTDOWN ESTALE ETIMEDOUT"
-    ).split()
-    if hasattr(errno, name)
-)
+TRANSIENT_ERRNOS = (TRANSIENT - {errno.EIO}) | {errno.EDQUOT, errno.ENOLCK, errno.ENOSPC}
 # Request timeout, too early, too many requests; and all from 500 on, the server's own trouble.
 TRANSIENT_STATUSES = frozenset({408, 425, 429})
 LASTING = (
