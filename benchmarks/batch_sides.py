@@ -65,7 +65,7 @@ def write_models(folder: Path) -> Models:
     configs = {
         "small": dataclasses.replace(VARIANTS["small"], num_labels=400),
         "tiny": VideoMAEConfig(
-            patch_size=32,
+            patch_size=(32, 32),
             hidden_size=16,
             num_hidden_layers=1,
             num_attention_heads=1,

@@ -135,7 +135,7 @@ class DecodePool:
             )
         except (_StoppedError, DecoderError):
             raise
-        # Filesystems have errors of their own; a video that can't be fetched is a row like any other.
+        # Filesystems have errors of their own: what can't be fetched is a row like any other.
         except Exception as error:
             failed = error.decoded if isinstance(error, BadVideoError) else Decoded()
             said = " ".join(str(error).split()).removeprefix(f"{location}: ")
