@@ -12,6 +12,7 @@ import sys
 
 from tpu.commands.aot import add_aot
 from tpu.commands.plan import add_plan
+from tpu.commands.ray import add_ray
 from tpu.commands.run import add_run
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
@@ -41,6 +42,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = TpuParser(prog="python -m tpu", description="VideoMAE on TPUs, and many videos.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     add_run(commands)
+    add_ray(commands)
     add_plan(commands)
     add_aot(commands)
     return parser.parse_args(argv)

@@ -121,15 +121,6 @@ def result_schema(job: Job, manifest: "pa.Schema", *, width: int) -> "pa.Schema"
     """
     import pyarrow as pa
 
-    answer = (
-        [
-            pa.field("indices", pa.list_(pa.int32())),
-            pa.field("labels", pa.list_(pa.string())),
-            pa.field("probabilities", pa.list_(pa.float32())),
-        ]
-        if job.task == "classify"
-        else [pa.field("embedding", pa.list_(pa.float32(), width))]
-    )
     told = [
         pa.field("frames", pa.int32()),
         pa.field("duration_s", pa.float32()),
@@ -137,4 +128,19 @@ def result_schema(job: Job, manifest: "pa.Schema", *, width: int) -> "pa.Schema"
         pa.field("retries", pa.int32()),
         pa.field("error", pa.string()),
     ]
-    return pa.schema([pa.field("row", pa.int64()), *manifest, *answer, *told])
+    return pa.schema([pa.field("row", pa.int64()), *manifest, *answer_schema(job, width), *told])
+
+
+def answer_schema(job: Job, width: int) -> "pa.Schema":
+    """The columns of what the model says; `width` is that of an embedding."""
+    import pyarrow as pa
+
+    if job.task == "embed":
+        return pa.schema([pa.field("embedding", pa.list_(pa.float32(), width))])
+    return pa.schema(
+        [
+            pa.field("indices", pa.list_(pa.int32())),
+            pa.field("labels", pa.list_(pa.string())),
+            pa.field("probabilities", pa.list_(pa.float32())),
+        ]
+    )

@@ -204,21 +204,23 @@ class Results:
         rows = self._shard.rows(self._job.rows if limit is None else min(limit, self._job.rows))
         return rows[~self.done[rows]]
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Mapping[str, Any]) -> bool:
         """Take a result, with all columns of the schema; it is written soon, or at the end.
 
-        A row that is there already is passed over: of two answers the first counts.
+        A row that is there already is passed over, and False is said: of two answers the first
+        counts.
         """
         number = int(row["row"])
         with self._lock:
             if self.done[number] or number in self._waiting:
-                return
+                return False
             self._waiting[number] = row
             full = len(self._waiting) >= self._rows_a_part
         if full:
             self.flush()
         else:
             self.flush_old()
+        return True
 
     def flush_old(self) -> None:
         """Write what has waited for long; call it now and then."""

@@ -96,6 +96,13 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="end with code 3 after more than N bad videos (default: never)",
     )
+    command.add_argument(
+        "--flush-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="write what is done at least every S seconds (default: 60)",
+    )
 
 
 def whole(text: str) -> int:
@@ -131,12 +138,11 @@ def prepare(options: argparse.Namespace) -> Prepared:
     Raises:
         ValueError: one line with the mend.
     """
-    from videomae_jax.views import Views
-
     from tpu.job import model_digest, result_schema
     from tpu.manifest import read_manifest
     from tpu.predict import check_task
     from tpu.reading import Reading
+    from videomae_jax.views import Views
 
     need_packages()
     views = Views.parse(options.views, sampling=options.sampling, rate=options.sampling_rate)

@@ -41,13 +41,6 @@ def add_run(commands: Any) -> None:
     command.add_argument("--num-processes", type=whole, metavar="N", help="how many there are")
     command.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
     command.add_argument(
-        "--flush-seconds",
-        type=float,
-        default=60.0,
-        metavar="S",
-        help="write what is done at least every S seconds (default: 60)",
-    )
-    command.add_argument(
         "--no-compile-cache",
         dest="compile_cache",
         action="store_false",
