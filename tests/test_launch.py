@@ -369,6 +369,7 @@ def test_host_status_logs_and_nonsense(host):
     done, calls = host("status")
     assert done.returncode == 0
     assert "dead" in done.stdout
+    assert "_SYSTEMD_UNIT=videomae.service" in calls[-1]
     _, calls = host("logs", "5")
     assert calls[-1][:2] == ["sudo", "journalctl"]
     assert "--lines=5" in calls[-1]
@@ -693,3 +694,23 @@ def test_no_placeholder_is_left_and_none_is_forgotten():
         assert len(names) > 8
         # %NAME% is left in OUT alone, where it is a part of the setting.
         assert set(re.findall("%[A-Z_]+%", dry(script, "create"))) == {"%NAME%"}
+
+
+def test_the_readme_s_commands_are_those_of_the_scripts():
+    text = (ROOT / "tpu" / "README.md").read_text(encoding="utf-8")
+    settings, shown = {}, set()
+    for line in re.findall(r"^\$ (.*)$", text, flags=re.MULTILINE):
+        if line.startswith("export "):
+            settings |= dict(word.split("=", 1) for word in shlex.split(line)[1:])
+        elif line.startswith("tpu/launch/"):
+            words = shlex.split(line)
+            script, arguments = words[0].removeprefix("tpu/launch/"), words[1:]
+            if "--dry-run" not in arguments:
+                arguments.insert(1, "--dry-run")
+            run = launch(script, *arguments, settings=settings)
+            assert (run.returncode, run.stderr) == (0, ""), line
+            shown.add((script, arguments[0]))
+    assert {script for script, _ in shown} == set(COMMANDS)
+    assert {command for script, command in shown if script == "slice.sh"} == set(
+        COMMANDS["slice.sh"]
+    )

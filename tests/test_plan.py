@@ -299,3 +299,40 @@ def test_sizes(count, text):
 def test_the_measured_range_is_a_range():
     for kind in DECODING.values():
         assert kind.least_ms < kind.most_ms
+
+
+README = (ROOT / "tpu" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_shows_what_is_printed(capsys):
+    command = "plan --videos 1e9 --chip v5e --model small"
+    assert main(command.split()) == 0
+    assert f"$ python -m tpu {command}\n{capsys.readouterr().out}```\n" in README
+
+
+def test_the_readme_s_table(capsys):
+    rows = [line.split("|")[1:-1] for line in README.splitlines() if line.startswith("| `--videos")]
+    assert len(rows) == 6
+    for command, *cells in rows:
+        found = planned(capsys, *command.strip(" `").split())
+        own, more = found["fleets"]["own"], found["fleets"]["more"]
+        wanted = [
+            found["bottleneck"],
+            str(own["chips"]),
+            f"{own['hours']:.2f}",
+            f"{more['chips']} + {more['extra_cores']:,}",
+            f"{more['hours']:.2f}",
+            more["bottleneck"],
+        ]
+        assert [cell.strip() for cell in cells] == wanted, command
+
+
+def test_the_readme_s_prices():
+    # 51 chips for 23.67 h against 21 and 874 cores for 23.12 h, to the digits that are shown.
+    assert "`51 x 23.67 h x P` = 1,207 P" in README
+    assert round(51 * 23.67) == 1207
+    assert "`21 x 23.12 h x P + 874 x 23.12 h x p` = 486 P + 20,207 p" in README
+    assert round(21 * 23.12) == 486
+    assert round(874 * 23.12) == 20_207
+    # (1,207 - 486) P > 20,207 p.
+    assert 28 < 20_207 / (1207 - 486) < 28.1

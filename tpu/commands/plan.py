@@ -3,11 +3,11 @@
 import argparse
 import json
 import math
-import re
 from typing import Any
 
 from tpu.chips import CHIPS
 from tpu.commands.aot import add_network, chosen_config
+from tpu.commands.job_options import whole
 
 HOURS = 24.0
 
@@ -135,6 +135,7 @@ def demanded(options: argparse.Namespace) -> Any:
     """
     from tpu import plan_rates
     from tpu.plan import GIVEN, MODELLED, Demand, Figure
+    from videomae_jax.views import Views
 
     config = chosen_config(options)
     chip, resolution, length = options.chip, options.resolution, options.video_s
@@ -147,7 +148,7 @@ def demanded(options: argparse.Namespace) -> Any:
     return Demand(
         chip=chip,
         videos=Figure(math.ceil(options.videos), "videos", GIVEN),
-        views=Figure(count_views(options.views), "clips", GIVEN),
+        views=Figure(Views.parse(options.views).count, "clips", GIVEN),
         clip_bytes=Figure(pixels, "bytes", MODELLED, "frames x height x width x colours"),
         video_bytes=given(megabytes and megabytes * 1e6, "bytes")
         or plan_rates.video_bytes(resolution, length),
@@ -162,27 +163,12 @@ def demanded(options: argparse.Namespace) -> Any:
     )
 
 
-def count_views(text: str) -> int:
-    """How many clips SEGMENTSxCROPS are of each video."""
-    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise ValueError(f"--views must be SEGMENTSxCROPS, as in 5x3, got {text!r}")
-    return int(match[1]) * int(match[2])
-
-
 def positive(text: str) -> float:
     """A finite number above 0."""
     value = float(text)
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text}")
     return value
-
-
-def whole(text: str) -> int:
-    """A whole number of at least 1; 1e3 is one."""
-    value = positive(text)
-    if value % 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
-    return int(value)
 
 
 def share(text: str) -> float:

@@ -18,10 +18,11 @@ state() {
   systemctl show --property=SubState --value "$UNIT"
 }
 
-# TPU VMs come with Python 3.10; uv brings a newer one. gcsfs is what opens gs://.
+# TPU VMs may come with Python 3.10; uv brings a newer one. gcsfs is what opens gs://.
 setup() {
   mkdir -p "$HOME_OF_RUN/model"
-  python3 -m pip install --quiet --user --upgrade uv
+  # Newer Ubuntus refuse it without, also below the user's home.
+  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user --upgrade uv
   [[ -d $HOME_OF_RUN/venv ]] ||
     python3 -m uv venv --quiet --python 3.12 "$HOME_OF_RUN/venv"
   python3 -m uv pip install --quiet --python "$HOME_OF_RUN/venv/bin/python" "$1" gcsfs
@@ -50,7 +51,8 @@ case ${1:-} in
   status)
     printf '%s: %s, exit code %s\n' "$(hostname)" "$(state)" \
       "$(systemctl show --property=ExecMainStatus --value "$UNIT")"
-    sudo journalctl --unit="$UNIT" --lines=1 --output=cat --no-pager
+    # Of the job itself, not what systemd says about it.
+    sudo journalctl _SYSTEMD_UNIT="$UNIT.service" --lines=1 --output=cat --no-pager
     ;;
   logs) sudo journalctl --unit="$UNIT" --lines="$2" --output=short-iso --no-pager ;;
   *)
