@@ -173,8 +173,13 @@ def test_measured_decoding_in_proportion_to_the_length():
     found = decode_rate("480x270", 10)
     assert found.value == pytest.approx(3 / 0.110)
     assert "70 to 150 ms were measured" in found.source
+    assert found.basis == "modelled"
+    assert (found.least, found.most) == pytest.approx((3 / 0.150, 3 / 0.070))
     # As measured: 30 s. The middle of 340 and 390 ms.
-    assert decode_rate("1920x1080", 30).value == pytest.approx(1 / 0.365)
+    found = decode_rate("1920x1080", 30)
+    assert found.basis == "measured"
+    assert found.value == pytest.approx(1 / 0.365)
+    assert "proportion" not in found.source
 
 
 def test_rows_as_they_are_written():
@@ -237,6 +242,22 @@ def test_every_figure_says_where_it_comes_from(capsys):
     # 1e3 / (365 ms / 3) = 8.2 videos a second and core x 28.
     assert any("the cores of their hosts" in line and "230.1" in line for line in lines)
     assert "Bottleneck: the cores of their hosts." in lines
+
+
+def test_what_the_range_that_was_measured_changes(capsys):
+    # 28 cores x 20 videos of 150 ms a third: 560 a second, less than the chip's 692.7.
+    assert main("plan --videos 1e6 --chip v5e".split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any("the cores of their hosts" in line and "560.0 to 1,200.0" in line for line in lines)
+    slowest = "For videos that decode as slowly as the slowest measured: the cores of their hosts."
+    assert lines[-1] == slowest
+    assert "Bottleneck: the chips." in lines
+    # 23 is what one is given: no range, and 644 the least.
+    assert main("plan --videos 1e6 --chip v5e --decode-rate 23".split()) == 0
+    given = capsys.readouterr().out
+    assert "as was measured" not in given
+    assert "slowest measured" not in given
+    assert "Bottleneck: the cores of their hosts." in given
 
 
 def test_prices_are_the_users(capsys):

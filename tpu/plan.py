@@ -18,12 +18,17 @@ MEASURED, MODELLED, ASSUMED, GIVEN = "measured", "modelled", "assumed", "given"
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A number, its unit, where it comes from (measured, modelled, assumed, given), and how."""
+    """A number, its unit, where it comes from (measured, modelled, assumed, given), and how.
+
+    `least` and `most` are the ends of what was measured, where that was a range.
+    """
 
     value: float
     unit: str
     basis: str
     source: str = ""
+    least: float | None = None
+    most: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,11 @@ class Demand:
         """Which of `rates` is the least."""
         rates = self.rates
         return min(rates, key=rates.__getitem__)
+
+    def with_decoding_at(self, rate: float) -> "Demand":
+        """The same with another number of videos a second and core."""
+        decoding = dataclasses.replace(self.videos_per_core, value=rate)
+        return dataclasses.replace(self, videos_per_core=decoding)
 
     @property
     def clips_bytes(self) -> float:

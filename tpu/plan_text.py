@@ -50,8 +50,13 @@ def _inputs(demand: Demand) -> list[str]:
 
 
 def _rates(demand: Demand) -> list[str]:
+    notes = {name: "<- the least" * (name == demand.bottleneck) for name in demand.rates}
+    cores, per_chip = demand.videos_per_core, demand.cores_per_chip.value
+    if cores.least is not None and cores.most is not None:
+        span = f"{per_chip * cores.least:,.1f} to {per_chip * cores.most:,.1f} as was measured"
+        notes["cores"] = f"{span} {notes['cores']}"
     return [
-        _row(HOLDS_UP[name], f"{rate:,.1f}", MODELLED, "<- the least" * (name == demand.bottleneck))
+        _row(HOLDS_UP[name], f"{rate:,.1f}", MODELLED, notes[name])
         for name, rate in demand.rates.items()
     ]
 
@@ -116,6 +121,12 @@ def _verdict(demand: Demand, fleets: dict[str, Fleet]) -> list[str]:
         lines.append("More cores would not help; smaller videos, or more hosts, would.")
     else:
         lines.append("The cores that come with the chips are enough: nothing to add.")
+    if (least := demand.videos_per_core.least) is not None:
+        slowest = demand.with_decoding_at(least).bottleneck
+        if slowest != demand.bottleneck:
+            lines.append(
+                f"For videos that decode as slowly as the slowest measured: {HOLDS_UP[slowest]}."
+            )
     return lines
 
 
