@@ -50,7 +50,9 @@ def _inputs(demand: Demand) -> list[str]:
 
 
 def _rates(demand: Demand) -> list[str]:
-    notes = {name: "<- the least" * (name == demand.bottleneck) for name in demand.rates}
+    notes: dict[str, str] = {
+        name: "<- the least" * (name == demand.bottleneck) for name in demand.rates
+    }
     cores, per_chip = demand.videos_per_core, demand.cores_per_chip.value
     if cores.least is not None and cores.most is not None:
         span = f"{per_chip * cores.least:,.1f} to {per_chip * cores.most:,.1f} as was measured"
