@@ -618,9 +618,10 @@ def test_the_rayjob_is_what_kuberay_demands():
         # KubeRay says when a pod starts again.
         assert "restartPolicy" not in pod
         check_mounts(pod)
-    # The outer quotes are for the shell that KubeRay hands `ray start` to.
-    (resources,) = shlex.split(groups["tpu"]["rayStartParams"]["resources"])
-    assert json.loads(resources) == {"TPU": 4}
+    # In a shell, as `ray start --resources`; and as KubeRay reads it, which trims quotes alone.
+    resources = groups["tpu"]["rayStartParams"]["resources"]
+    assert [json.loads(word) for word in shlex.split(resources)] == [{"TPU": 4}]
+    assert json.loads(resources.strip("'\"` ")) == {"TPU": 4}
     tpu = groups["tpu"]["template"]["spec"]
     assert tpu["containers"][0]["resources"]["limits"] == {"google.com/tpu": 4}
     assert tpu["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == "2x2"

@@ -54,7 +54,8 @@ manifest() {
     FILL_CPU_WORKERS=$CPU_WORKERS
     FILL_CPUS=$CPUS
     FILL_MEMORY=$(json "$MEMORY")
-    FILL_RESOURCES=$(json "\"{\\\"TPU\\\": $CHIPS_PER_HOST}\"")
+    # For a shell, and for KubeRay, which takes the quotes off and reads JSON.
+    FILL_RESOURCES=$(json "'{\"TPU\": $CHIPS_PER_HOST}'")
     FILL_CPU_NODES={}
     [[ $SPOT == no ]] || FILL_CPU_NODES='{"cloud.google.com/gke-spot": "true"}'
     FILL_COMMAND=$(words python -m tpu ray "$MANIFEST" "$OUT" --model "$model" "${EXTRA[@]}")
