@@ -8,6 +8,7 @@ import contextlib
 import errno
 import random
 import re
+import socket
 import ssl
 import tempfile
 import time
@@ -183,6 +184,9 @@ def _says(error: BaseException) -> bool | None:
         return True
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return True
+    # Its numbers are others than errno's.
+    if isinstance(error, socket.gaierror):
+        return error.errno == socket.EAI_AGAIN
     status = _status(error)
     if status is not None:
         return status in TRANSIENT_STATUSES or status >= 500

@@ -39,10 +39,8 @@ def files_like(pattern: str) -> Any:
 
     Of a pattern that names no suffix, as `clips/*`, only those that have a video's.
     """
-    path = path_of(pattern)
-    # The folder that all of them lie in: what stands before the first name with a wildcard.
-    start = MAGIC.split(path, maxsplit=1)[0].rfind("/") + 1
-    folder, rest = with_path(pattern, path[:start]), path[start:]
+    folder = folder_of_glob(pattern)
+    rest = path_of(pattern)[len(path_of(folder)) :]
     if as_local(pattern) is None:
         # A bucket may know a quicker way than to list the folder.
         system, remote = filesystem(pattern)
@@ -55,6 +53,12 @@ def files_like(pattern: str) -> Any:
     if suffix_of(rest) in ("", ".*"):
         names = (name for name in names if suffix_of(name) in VIDEO_SUFFIXES)
     return _sorted(join(folder, name) for name in names)
+
+
+def folder_of_glob(pattern: str) -> str:
+    """The folder that all files of a glob lie in: what stands before the names with wildcards."""
+    path = path_of(pattern)
+    return with_path(pattern, path[: MAGIC.split(path, maxsplit=1)[0].rfind("/") + 1])
 
 
 def _expression(pattern: str) -> str:

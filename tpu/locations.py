@@ -109,9 +109,12 @@ def check_scheme(scheme: str) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, as one line that is never empty; OSError without number and path."""
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:500] or type(error).__name__
+    """What an error says, as one line that is never empty."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Without the number.
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(text.split())[:500] or type(error).__name__
 
 
 def path_of(location: str) -> str:

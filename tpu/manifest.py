@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from tpu.listing import VIDEO_SUFFIXES, files_in, files_like, is_glob
+from tpu.files import retried
+from tpu.listing import VIDEO_SUFFIXES, files_in, files_like, folder_of_glob, is_glob
 from tpu.locations import (
     ABSOLUTE,
     URL,
@@ -29,7 +30,7 @@ from tpu.locations import (
 )
 from tpu.table_digest import table_digest
 from tpu.tables import (
-    TABLE_SUFFIXES,
+    DELIMITERS,
     TableError,
     csv_table,
     normal_table,
@@ -82,10 +83,11 @@ def read_manifest(source: str, *, root: str | None = None, limit: int | None = N
     if limit is not None and limit < 1:
         raise ManifestError(f"the limit must be at least 1, got {limit}")
     with _one_line_errors(source):
-        table, base = _rows(source, root, limit)
-        # Arrow's own slice keeps what it does not show.
+        given = None if root is None else absolute(root)
+        # Hundreds of hosts may read it at once, which a bucket may refuse for a moment.
+        (table, base), _ = retried(lambda: _rows(source, given, limit))
         table = _checked(table.slice(0, limit))
-        _check_schemes(table["path"])
+        _check_schemes(table["path"], base)
         if root is None and not is_url(base):
             _check_root(table["path"], base)
     return Manifest(table=table, root=base, digest=table_digest(table, base))
@@ -96,14 +98,17 @@ def _one_line_errors(source: str) -> Iterator[None]:
     try:
         yield
     except LocationError as error:
-        raise ManifestError(str(error)) from error
+        raise ManifestError(" ".join(str(error).split())) from error
     except TableError as error:
-        raise ManifestError(f"{source}: {one_line(error)}") from error
+        raise ManifestError(" ".join(f"{source}: {error}".split())) from error
     except FileNotFoundError as error:
         raise ManifestError(f"{source}: doesn't exist; check the path") from error
     except UnicodeEncodeError as error:
         name = os.fsencode(error.object)
         raise ManifestError(f"{source}: {name} is no name in UTF-8; rename it") from error
+    except ModuleNotFoundError as error:
+        mend = "pip install 'videomae-jax[batch]'"
+        raise ManifestError(f"{source}: {error.name} is not installed; {mend}") from error
     # A bucket's library has errors of its own: no rights, no such bucket, no network.
     except Exception as error:
         trouble = f"{type(error).__name__}: {one_line(error)}"
@@ -112,34 +117,43 @@ def _one_line_errors(source: str) -> Iterator[None]:
 
 def _rows(source: str, root: str | None, limit: int | None) -> tuple[Any, str]:
     """The table of a manifest as it stands there, and what its paths are relative to."""
-    import pyarrow as pa
-
     kind, suffix = _kind(source), suffix_of(source)
-    given = None if root is None else absolute(root)
     if kind == "file" and suffix not in VIDEO_SUFFIXES:
-        base = folder_of(source) if given is None else given
-        if suffix == ".parquet":
-            return _parquet([source], limit), base
-        content = _content(source)
-        if suffix in TABLE_SUFFIXES:
-            return csv_table(content, TABLE_SUFFIXES[suffix]), base
-        return text_table(content), base
+        return _listed(source, suffix, limit), root or folder_of(source)
     if kind == "folder":
         found = files_in(source, VIDEO_SUFFIXES)
         tables = [] if len(found) else files_in(source, {".parquet"}).to_pylist()
     else:
-        found = files_like(source) if kind == "glob" else pa.array([source])
-        tables = found.to_pylist() if suffix == ".parquet" else []
+        found = files_like(source) if kind == "glob" else None
+        tables = found.to_pylist() if found is not None and suffix == ".parquet" else []
     if tables:
-        base = (source if kind == "folder" else folder_of(source)) if given is None else given
-        return _parquet(tables, limit), absolute(base)
-    if given is not None:
+        folder = source if kind == "folder" else folder_of_glob(source)
+        return _parquet(tables, limit), root or absolute(folder)
+    if root is not None:
         raise TableError("is no list of paths, so that nothing in it is relative to --root")
+    return _found(source, found), "" if is_url(source) or os.path.isabs(source) else os.getcwd()
+
+
+def _listed(source: str, suffix: str, limit: int | None) -> Any:
+    """The table that a file holds."""
+    if suffix == ".parquet":
+        return _parquet([source], limit)
+    with _opened(source) as file:
+        content = file.read()
+    if suffix in DELIMITERS:
+        return csv_table(content, DELIMITERS[suffix])
+    return text_table(content)
+
+
+def _found(source: str, found: Any | None) -> Any:
+    """The table of files that a folder or a glob stands for; None for the source itself."""
+    import pyarrow as pa
+
+    if found is None:
+        found = pa.array([source])
     if not len(found):
-        raise TableError("has no videos" if kind == "folder" else "matches no videos")
-    # Where paths are absolute, the current directory decides nothing, nor does it in the digest.
-    base = "" if os.path.isabs(source) or is_url(source) else os.getcwd()
-    return normal_table(pa.table({"path": found})), base
+        raise TableError("has no videos; give a folder, a glob or a list of some")
+    return normal_table(pa.table({"path": found}))
 
 
 def _kind(source: str) -> str:
@@ -157,26 +171,39 @@ def _kind(source: str) -> str:
         raise
 
 
-def _content(source: str) -> bytes:
+@contextlib.contextmanager
+def _opened(source: str) -> Iterator[Any]:
     local = as_local(source)
     if local is not None:
         with open(local, "rb") as file:
-            return file.read()
+            yield file
+        return
     system, path = filesystem(source)
-    return system.cat_file(path)
+    with system.open(path, "rb") as file:
+        yield file
 
 
 def _parquet(sources: list[str], limit: int | None) -> Any:
-    with contextlib.ExitStack() as stack:
-        files = []
-        for source in sources:
-            local = as_local(source)
-            if local is None:
-                system, path = filesystem(source)
-                files.append(stack.enter_context(system.open(path, "rb")))
-            else:
-                files.append(local)
-        return parquet_table(files, limit)
+    """The rows of Parquet files, one after the other, as far as `limit` asks for them."""
+    import pyarrow as pa
+
+    tables: list[Any] = []
+    wanted = limit
+    for source in sources:
+        if wanted is not None and wanted <= 0:
+            break
+        try:
+            with _opened(source) as file:
+                table = parquet_table(file, wanted)
+        except TableError as error:
+            if len(sources) == 1:
+                raise
+            raise TableError(f"{source} {error}") from error
+        if tables and table.schema != tables[0].schema:
+            raise TableError(f"{source} has other columns than {sources[0]}; make them alike")
+        tables.append(table)
+        wanted = None if wanted is None else wanted - table.num_rows
+    return pa.concat_tables(tables)
 
 
 def _checked(table: Any) -> Any:
@@ -186,7 +213,8 @@ def _checked(table: Any) -> Any:
 
     names = table.column_names
     if "path" not in names:
-        raise TableError(f"has no column `path`; there are {', '.join(names)}")
+        there = ", ".join(names[:20]) + ", ..." * (len(names) > 20)
+        raise TableError(f"has no column `path` (but {there}); name the one with the videos so")
     taken = [name for name in names if name.lower() in RESULT_COLUMNS]
     if taken:
         raise TableError(f"column `{taken[0]}` would stand in the results twice; rename it")
@@ -202,16 +230,15 @@ def _checked(table: Any) -> Any:
     return table.select(["path", *(name for name in names if name != "path")])
 
 
-def _check_schemes(paths: Any) -> None:
-    """Raise LocationError if what opens the table's URLs is not installed: else all would fail."""
+def _check_schemes(paths: Any, root: str) -> None:
+    """Raise LocationError if what opens the URLs of a table is not installed: all would fail."""
     import pyarrow.compute as pc
 
     urls = paths.filter(pc.match_substring_regex(paths, URL))
-    if len(urls):
-        found = pc.extract_regex(urls, f"(?P<url>{URL})")
-        for url in pc.unique(pc.struct_field(found, "url")).to_pylist():
-            for scheme in schemes_of(url):
-                check_scheme(scheme)
+    found = pc.struct_field(pc.extract_regex(urls, f"(?P<url>{URL})"), "url")
+    for url in (root, *pc.unique(found).to_pylist()):
+        for scheme in schemes_of(url):
+            check_scheme(scheme)
 
 
 def _check_root(paths: Any, root: str) -> None:

@@ -38,6 +38,8 @@ def type_name(kind: Any) -> str:
     if types.is_struct(kind):
         fields = [[field.name, type_name(field.type)] for field in kind.fields]
         return f"struct<{json.dumps(fields)}>"
+    if types.is_map(kind):
+        return f"map<{type_name(kind.key_type)}, {type_name(kind.item_type)}>"
     return str(kind)
 
 

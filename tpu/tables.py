@@ -8,7 +8,9 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
-TABLE_SUFFIXES = {".csv": ",", ".tsv": "\t"}
+from tpu.locations import one_line
+
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
 WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
 DECIMAL = r"^-?(0|[1-9][0-9]{0,14})(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?$"
 # Rows of what a table is cast by: the strings of so many fit into one array.
@@ -69,30 +71,21 @@ def csv_table(content: bytes, delimiter: str) -> Any:
     return pa.table(dict(zip(names, columns, strict=True)))
 
 
-def parquet_table(sources: Sequence[Any], limit: int | None) -> Any:
-    """The rows of Parquet files, one after the other; row groups past `limit` are not read.
+def parquet_table(source: Any, limit: int | None = None) -> Any:
+    """The table of a Parquet file, a path or an open file; row groups past `limit` are not read.
 
     Raises:
-        TableError: for files that can't be read, or whose columns differ.
+        TableError: for what is no such file, or has columns that can't be told apart.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    tables: list[Any] = []
-    for source in sources:
-        wanted = None if limit is None else limit - sum(table.num_rows for table in tables)
-        if wanted is not None and wanted <= 0:
-            break
-        try:
-            with pq.ParquetFile(source) as file:
-                check_names(file.schema_arrow.names)
-                table = normal_table(file.read_row_groups(_groups(file.metadata, wanted)))
-        except (pa.ArrowException, OSError) as error:
-            raise TableError(f"is no Parquet file that can be read ({error})") from error
-        if tables and table.schema != tables[0].schema:
-            raise TableError("has other columns than the first file; give files of one kind")
-        tables.append(table)
-    return pa.concat_tables(tables)
+    try:
+        with pq.ParquetFile(source) as file:
+            check_names(file.schema_arrow.names)
+            return normal_table(file.read_row_groups(_groups(file.metadata, limit)))
+    except (pa.ArrowException, OSError) as error:
+        raise TableError(f"is no Parquet file that can be read ({one_line(error)})") from error
 
 
 def check_names(names: Sequence[str]) -> None:
@@ -138,6 +131,8 @@ def normal_type(kind: Any) -> Any:
         return pa.list_(normal_type(kind.value_type))
     if types.is_struct(kind):
         return pa.struct([(field.name, normal_type(field.type)) for field in kind.fields])
+    if types.is_map(kind):
+        return pa.map_(normal_type(kind.key_type), normal_type(kind.item_type))
     return kind
 
 
@@ -180,7 +175,7 @@ def _unreadable(content: bytes, error: Exception) -> TableError:
     except UnicodeDecodeError as where:
         line = content.count(b"\n", 0, where.start) + 1
         return TableError(f"is not UTF-8 (line {line}); save it as UTF-8")
-    return TableError(f"can't be parsed ({error})")
+    return TableError(f"can't be parsed ({one_line(error)})")
 
 
 def _typed(column: Any) -> Any:
