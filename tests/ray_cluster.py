@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
         while not list(out.glob("part-*")):
             time.sleep(0.02)
         cluster.remove_node(lost, allow_graceful=False)
-        assert not lost.remaining_processes_alive()
+        assert not lost.any_processes_alive()
         lost_when.append(sum(note["count"] for note in map(json.loads, notes(out))))
 
     losing = threading.Thread(target=lose_one, daemon=True)

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import os
 import queue
 import threading
 import warnings
@@ -97,7 +98,9 @@ def connected(address: str | None) -> Iterator[list[dict[str, float]]]:
     except ImportError as error:
         raise JobError("Ray is missing: pip install 'videomae-jax[ray]'") from error
     try:
-        with warnings.catch_warnings():
+        # Its core tells of what nobody here can act on, and, on starting, that it won't.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        with warnings.catch_warnings(), silent_stderr():
             # JAX warns of forks; what Ray forks becomes another program at once.
             warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
             ray.init(
@@ -118,6 +121,19 @@ def connected(address: str | None) -> Iterator[list[dict[str, float]]]:
         yield [node["Resources"] for node in ray.nodes() if node["Alive"]]
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def silent_stderr() -> Iterator[None]:
+    """What this process's native code writes to stderr meanwhile goes nowhere."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def run_on_ray(
