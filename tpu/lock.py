@@ -1,12 +1,14 @@
 """One writer a shard: the second run on the same OUT is refused.
 
 On a local disk the system holds the lock, and lets go of it however the process ends. In a bucket
-the lock is an object with a time in it, renewed every few seconds: whose time is old is gone.
+the lock is an object with a time in it, renewed every few seconds. Who finds one that may be a dead
+run's waits: when it is renewed it is refused, when its time is old it goes on.
 """
 
 import contextlib
 import datetime
 import json
+import logging
 import os
 import re
 import socket
@@ -20,6 +22,8 @@ from typing import Any
 from tpu.job import JobError
 from tpu.shards import Shard
 from videomae_jax.writing import is_running
+
+logger = logging.getLogger(__name__)
 
 RENEWED_EVERY = 15.0
 """Seconds."""
@@ -74,8 +78,8 @@ def _shard(name: str) -> Shard | None:
     return Shard(int(found[1]), int(found[2])) if found else None
 
 
-def _refusal(owner: str, hint: str) -> JobError:
-    return JobError(f"another run writes to this OUT ({owner}); {hint}")
+def _refusal(owner: str) -> JobError:
+    return JobError(f"another run writes to this OUT ({owner}); wait for it, or end it first")
 
 
 # On a local disk.
@@ -86,7 +90,6 @@ def _local_lock(folder: Path, shard: Shard) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     own = folder / _name(shard)
-    hint = "wait for it, or end it first"
     # Two that begin at the same moment look at each other's locks one after the other.
     with FileLock(folder / "lock-door"):
         for path in sorted(folder.iterdir()):
@@ -97,7 +100,7 @@ def _local_lock(folder: Path, shard: Shard) -> Iterator[None]:
                 with FileLock(path, timeout=0):
                     pass
             except Timeout:
-                raise _refusal(_owner_of(path), hint) from None
+                raise _refusal(_owner_of(path)) from None
         lock = FileLock(own, timeout=0)
         lock.acquire()
         owner = own.with_name(f"owner-{_name(shard)}.json")
@@ -133,14 +136,15 @@ def _in_words(said: dict[str, Any]) -> str:
 def _lease(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
     path = f"{folder}/{_name(shard)}.json"
     said = {**_myself(), "token": uuid.uuid4().hex}
-    _refuse_living(filesystem, folder, shard, said["token"])
+    for other in _overlapping(filesystem, folder, shard):
+        _refuse_living(filesystem, other)
     _renew(filesystem, path, said)
     # Of two that began at the same moment each sees the other's now; at least one gives up.
-    try:
-        _refuse_living(filesystem, folder, shard, said["token"])
-    except JobError:
-        _let_go(filesystem, path, said["token"])
-        raise
+    for other in _overlapping(filesystem, folder, shard):
+        found = _read(filesystem, other) or said
+        if found["token"] != said["token"] and _age(found) < GONE_AFTER and not _ended(found):
+            _let_go(filesystem, path, said["token"])
+            raise _refusal(_in_words(found))
     held, done = Held(), threading.Event()
 
     def renew() -> None:
@@ -168,23 +172,42 @@ def _lease(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
         _let_go(filesystem, path, said["token"])
 
 
-def _refuse_living(filesystem: Any, folder: str, shard: Shard, token: str) -> None:
+def _overlapping(filesystem: Any, folder: str, shard: Shard) -> list[str]:
+    """The locks that are there of this shard, or of shards with common rows."""
     filesystem.invalidate_cache(folder)
+    found = []
     for path in filesystem.ls(folder, detail=False):
         other = _shard(path.rpartition("/")[2])
-        if other is None or not other.overlaps(shard):
-            continue
+        if other is not None and other.overlaps(shard):
+            found.append(path)
+    return found
+
+
+def _refuse_living(filesystem: Any, path: str) -> None:
+    """Return when whoever holds the lock is gone, for which it may have to wait."""
+    first = said = _read(filesystem, path)
+    if first is not None and not _ended(first) and _age(first) < GONE_AFTER:
+        logger.warning(
+            "waiting to see whether another run still writes to this OUT (%s), at most %.0f s",
+            _in_words(first),
+            GONE_AFTER - _age(first),
+        )
+    while said is not None and first is not None and not _ended(said) and _age(said) < GONE_AFTER:
+        if said != first:
+            raise _refusal(_in_words(said))
+        time.sleep(min(1.0, RENEWED_EVERY / 5))
         said = _read(filesystem, path)
-        if said is None or said.get("token") == token:
-            continue
-        age = time.time() - float(said.get("seen", 0))
-        here = said.get("host") == socket.gethostname()
-        gone = here and not is_running(int(said.get("process", 0)))
-        if age < GONE_AFTER and not gone:
-            raise _refusal(
-                _in_words(said),
-                f"wait for it, or end it first; if it is gone, {GONE_AFTER - age:.0f} s more",
-            )
+
+
+def _age(said: dict[str, Any]) -> float:
+    """Seconds since the last sign of life."""
+    return time.time() - float(said.get("seen", 0))
+
+
+def _ended(said: dict[str, Any]) -> bool:
+    """Whether it was a process of this machine that is there no more."""
+    here = said.get("host") == socket.gethostname()
+    return here and not is_running(int(said.get("process", 0)))
 
 
 def _read(filesystem: Any, path: str) -> dict[str, Any] | None:
