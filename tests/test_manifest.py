@@ -558,6 +558,14 @@ def test_what_is_not_there(here, bucket, source, message):
     assert "\n" not in str(caught.value)
 
 
+def test_fsspec_has_the_code_but_not_what_it_imports(monkeypatch):
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    message = "https:// needs what is not installed; pip install aiohttp"
+    with pytest.raises(ManifestError, match=f"^{message}$"):
+        read_manifest("https://127.0.0.1/list.txt")
+
+
 @pytest.mark.parametrize("source", ["gs://bucket/list.txt", "list.txt"])
 def test_what_is_not_installed(here, monkeypatch, source):
     monkeypatch.setitem(sys.modules, "gcsfs", None)

@@ -108,7 +108,7 @@ def test_how_a_table_is_kept_does_not_count(rows, chunk, extra):
 )
 def test_types_inside_of_types_are_plain_too(stored, normal):
     assert normal_type(stored) == normal
-    table = pa.table({"x": pa.array([None], stored)})
+    table = pa.table({"x": pa.nulls(1, stored)})
     assert normal_table(table).schema == pa.schema({"x": normal})
 
 
