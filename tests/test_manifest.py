@@ -251,6 +251,15 @@ def test_a_late_word_makes_a_column_text():
     assert column[-1].as_py() == "one"
 
 
+def test_a_cell_of_several_lines_may_lie_anywhere():
+    # Also across the end of what is parsed at a time, a megabyte.
+    cell = "many words,\n" * 50
+    text = "path,x\n" + f'a.mp4,"{cell}"\n' * 4_000
+    column = csv_table(text.encode(), ",")["x"]
+    assert column.unique().to_pylist() == [cell]
+    assert len(column) == 4_000
+
+
 CELLS = st.text(st.characters(exclude_characters="\0\r", codec="utf-8"), max_size=5)
 
 
@@ -547,6 +556,14 @@ def test_what_is_not_there(here, bucket, source, message):
     with pytest.raises(ManifestError, match=message) as caught:
         read_manifest(source)
     assert "\n" not in str(caught.value)
+
+
+def test_fsspec_has_the_code_but_not_what_it_imports(monkeypatch):
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    message = "https:// needs what is not installed; pip install aiohttp"
+    with pytest.raises(ManifestError, match=f"^{message}$"):
+        read_manifest("https://127.0.0.1/list.txt")
 
 
 @pytest.mark.parametrize("source", ["gs://bucket/list.txt", "list.txt"])

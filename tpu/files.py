@@ -182,11 +182,11 @@ def _says(error: BaseException) -> bool | None:
         return False
     if isinstance(error, PASSING):
         return True
-    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
-        return True
     # Its numbers are others than errno's.
     if isinstance(error, socket.gaierror):
         return error.errno == socket.EAI_AGAIN
+    if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
+        return True
     status = _status(error)
     if status is not None:
         return status in TRANSIENT_STATUSES or status >= 500

@@ -95,14 +95,13 @@ def check_scheme(scheme: str) -> None:
     """Raise LocationError unless this machine has what opens `scheme`."""
     _check_import(f"{scheme}://")
     from fsspec import get_filesystem_class
-    from fsspec.registry import known_implementations
 
     try:
         get_filesystem_class(scheme)
     except ImportError as error:
-        module = known_implementations.get(scheme, {}).get("class", "").split(".")[0]
-        # Of some, fsspec has the code but not what it imports; its message names that.
-        mend = f"pip install {module}" if module not in ("", "fsspec") else one_line(error)
+        # fsspec names all that it might need; its cause, the package that is not there.
+        missing = getattr(error.__cause__, "name", None)
+        mend = f"pip install {missing.split('.')[0]}" if missing else one_line(error)
         raise LocationError(f"{scheme}:// needs what is not installed; {mend}") from error
     except ValueError as error:
         raise LocationError(f"{scheme}:// is no scheme that fsspec knows; check it") from error
