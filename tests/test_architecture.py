@@ -27,7 +27,7 @@ LAYERS = (
     ),
     ("attention", "compile_cache", "config", "decoders", "preprocess_fields"),
     ("processing", "video"),
-    ("flops", "layers", "masking", "tokens", "views", "weights"),
+    ("flops", "layers", "masking", "sharding", "tokens", "views", "weights"),
     ("checkpoint", "losses", "model"),
     ("inference",),
     ("__init__",),

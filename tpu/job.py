@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 TASKS = ("classify", "embed")
 FORMATS = ("parquet", "jsonl")
+# As `videomae_jax.sharding` has them, which imports JAX.
+SHARDINGS = ("replicated", "fsdp", "tensor")
 
 DIGESTS = {"manifest": "the manifest has other rows", "model": "the model is another"}
 """What is said of settings whose values say nothing."""

@@ -1,7 +1,6 @@
 """Clips -> what the model says: one compiled program for batches of one size, over the devices."""
 
 import dataclasses
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from tpu.job import Job, JobError
 
 if TYPE_CHECKING:
     import jax
+    from jax.sharding import Mesh
 
     from videomae_jax.inference import Checkpoint
     from videomae_jax.model import VideoModel
@@ -26,7 +26,9 @@ class Predictor:
         checkpoint: what `vm.load` gave.
         job: its task, and the number of classes wanted.
         batch: clips a device; None follows the kind of device.
-        devices: to share each batch; this process's own by default.
+        mesh: of the devices that share each batch, as the parameters are placed on it; this
+            process's own by default.
+        sharding: how that is, one of `sharding.SHARDINGS`.
 
     Raises:
         JobError: for a model that can't do the task.
@@ -38,26 +40,29 @@ class Predictor:
         job: Job,
         *,
         batch: int | None = None,
-        devices: Sequence[Any] | None = None,
+        mesh: "Mesh | None" = None,
+        sharding: str = "replicated",
     ):
         import jax
-        from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
         from videomae_jax.model import VideoPretrainer
+        from videomae_jax.sharding import clip_sharding, mesh_of, param_shardings
 
         check_task(checkpoint, job.task)
-        devices = jax.local_devices() if devices is None else list(devices)
-        each = batch or BATCH.get(devices[0].platform, ACCELERATOR_BATCH)
-        self.batch = each * len(devices)
+        mesh = mesh_of(sharding=sharding) if mesh is None else mesh
+        platform = mesh.devices.flat[0].platform
+        self._of_clips = clip_sharding(mesh, sharding=sharding)
+        self.batch = (batch or BATCH.get(platform, ACCELERATOR_BATCH)) * mesh.shape["data"]
+        if sharding == "fsdp":
+            self.batch *= mesh.shape["model"]
         self.clip_shape = checkpoint.config.clip_shape
         self._checkpoint, self._job = checkpoint, job
-        mesh = Mesh(np.array(devices), ("data",))
-        self._of_clips = NamedSharding(mesh, PartitionSpec("data"))
         params = checkpoint.params
         if isinstance(checkpoint.model, VideoPretrainer):
             params = params["encoder"]
-        self._params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
-        self._program = self._compiled(devices[0].platform)
+        places = param_shardings(params, mesh, sharding=sharding)
+        self._params = jax.device_put(params, places)
+        self._program = self._compiled(platform)
 
     def start(self, clips: np.ndarray) -> "jax.Array":
         """Begin with uint8 [batch, T, h, w, C]; returns at once, float32 [batch, labels or D].

@@ -81,14 +81,13 @@ class Predict:
     def __init__(self, options: argparse.Namespace, job: Job, answer: "pa.Schema", kind: str):
         # Ray's machines may have been told what the driver needs, or nothing.
         os.environ["JAX_PLATFORMS"] = PLATFORMS[kind]
-        from tpu.commands.job_options import load_model
+        from tpu.commands.job_options import load_model, make_predictor
         from tpu.job import model_digest
-        from tpu.predict import Predictor
 
         checkpoint = load_model(options)
         if model_digest(checkpoint) != job.model:
             raise JobError(f"--model {options.model} on this machine is another than the driver's")
-        self._predictor = Predictor(checkpoint, job, batch=options.batch)
+        self._predictor = make_predictor(options, checkpoint, job)
         self._answer = answer
 
     def __call__(self, batch: dict[str, np.ndarray]) -> "pa.Table":

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,9 @@ def load(
     num_heads: int | None = None,
     dtype: str = "float32",
     param_dtype: str | None = None,
+    place: Callable[[Params], Params] | None = None,
 ) -> Checkpoint:
-    """Load a checkpoint, its weights on the default device.
+    """Load a checkpoint, its weights on the default device, or where `place` says.
 
     Args:
         source: a directory that `python -m convert` wrote; or what that reads (an id on the
@@ -106,6 +107,8 @@ def load(
         dtype: what the model computes in, "float32" or "bfloat16" (see `precision.py`).
         param_dtype: what the parameters are cast to while they are read, "float32" or "bfloat16",
             half the memory; None leaves them as they are stored.
+        place: from the tree of parameters as `jax.ShapeDtypeStruct` to one of shardings, such as
+            `sharding.param_shardings`: each device reads no more than its part.
 
     Raises:
         CheckpointError: (a ValueError) if it is missing, incomplete, damaged or can't be
@@ -118,6 +121,7 @@ def load(
         num_heads=num_heads,
         dtype=compute_dtype(dtype),
         param_dtype=None if param_dtype is None else compute_dtype(param_dtype),
+        place=place,
     )
     if is_converted(source) or not _is_source(source):
         if revision is not None:
@@ -139,7 +143,12 @@ def _check_heads(num_heads: Any) -> None:
 
 
 def _load_directory(
-    directory: Path, *, num_heads: int | None, dtype: np.dtype, param_dtype: np.dtype | None
+    directory: Path,
+    *,
+    num_heads: int | None,
+    dtype: np.dtype,
+    param_dtype: np.dtype | None,
+    place: Callable[[Params], Params] | None,
 ) -> Checkpoint:
     description = load_description(directory)
     if description.architecture not in ARCHITECTURES:
@@ -158,9 +167,12 @@ def _load_directory(
     model = ARCHITECTURES[description.architecture](config, dtype=dtype)
     check_sizes(directory, description.conversion)
     stored = description.dtype if param_dtype is None else param_dtype
+    like = abstract_params(model, stored)
+    if place is not None:
+        like = jax.tree.map(lambda leaf, where: leaf.update(sharding=where), like, place(like))
     return Checkpoint(
         model=model,
-        params=load_params(directory, abstract_params(model, stored)),
+        params=load_params(directory, like),
         config=config,
         labels=description.labels,
         preprocess=description.preprocess,

@@ -1,20 +1,18 @@
 """Where does each array live? Meshes, and which axis of which parameter is cut.
 
-A mesh has two axes: "data", over which a batch is spread, and "model", over which parameters are cut
-where a model doesn't fit on one device. Three ways:
+A mesh has two axes: "data", over which a batch is spread, and "model", over which parameters are
+cut where a model doesn't fit on one device. Three ways:
 
     replicated  every device holds all parameters; nothing is exchanged
-    fsdp        each device of the "model" axis holds a part of each parameter; a layer's are gathered
-                when it is its turn; the batch is spread over both axes
-    tensor      the hidden layer of each MLP is spread over the "model" axis, whose devices see the
-                same clips; attention, whose kernels want whole heads side by side, is computed by
-                all of them: less is saved than by fsdp, and one sum a layer is exchanged
+    fsdp        each device of the "model" axis holds a part of each large parameter; those of a
+                layer are gathered when it is its turn; the batch is spread over both axes
+    tensor      the hidden layer of each MLP, two thirds of a layer, is spread over the "model"
+                axis, whose devices see the same clips; attention, whose kernels want all heads
+                side by side, each of them computes whole; a sum of tokens is exchanged a layer
 """
 
 import functools
 import logging
-import math
-import re
 from collections.abc import Sequence
 from typing import Any
 

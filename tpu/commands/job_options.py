@@ -6,13 +6,14 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpu.job import FORMATS, TASKS, Job, JobError
+from tpu.job import FORMATS, SHARDINGS, TASKS, Job, JobError
 from videomae_jax.sampling import SAMPLING
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from tpu.manifest import Manifest
+    from tpu.predict import Predictor
     from tpu.reading import Reading
     from videomae_jax.inference import Checkpoint
 
@@ -82,6 +83,19 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         type=whole,
         metavar="N",
         help="clips a device at a time (default: 32; 4 on a CPU)",
+    )
+    command.add_argument(
+        "--sharding",
+        choices=SHARDINGS,
+        default="replicated",
+        help="how parameters lie on the devices, for models that don't fit on one: fsdp cuts all, "
+        "tensor the MLPs (default: replicated)",
+    )
+    command.add_argument(
+        "--model-axis",
+        type=whole,
+        metavar="K",
+        help="devices that share the parameters, for fsdp and tensor (default: all)",
     )
     command.add_argument(
         "--decode-timeout",
@@ -183,16 +197,40 @@ def need_packages() -> None:
 
 
 def load_model(options: argparse.Namespace) -> Any:
-    """The checkpoint; on an accelerator its parameters are in the dtype that it computes in."""
+    """The checkpoint, its parameters where they are needed.
+
+    On an accelerator they are in the dtype that it computes in.
+    """
+    import functools
+
     import jax
 
     import videomae_jax as vm
+    from videomae_jax.sharding import param_shardings
 
     on_cpu = jax.local_devices()[0].platform == "cpu"
+    mesh = mesh_for(options)
     return vm.load(
         Path(options.model) if os.path.isdir(options.model) else options.model,
         revision=options.revision,
         num_heads=options.num_heads,
         dtype=options.dtype,
         param_dtype=None if on_cpu or options.dtype == "float32" else options.dtype,
+        place=functools.partial(param_shardings, mesh=mesh, sharding=options.sharding),
+    )
+
+
+def mesh_for(options: argparse.Namespace) -> Any:
+    """Of this process's devices, as the options want it."""
+    from videomae_jax.sharding import mesh_of
+
+    return mesh_of(sharding=options.sharding, model_axis=options.model_axis)
+
+
+def make_predictor(options: argparse.Namespace, checkpoint: "Checkpoint", job: Job) -> "Predictor":
+    """The compiled model on this process's devices."""
+    from tpu.predict import Predictor
+
+    return Predictor(
+        checkpoint, job, batch=options.batch, mesh=mesh_for(options), sharding=options.sharding
     )

@@ -54,7 +54,9 @@ def do_job(options: argparse.Namespace, stop: Stop) -> str:
     from tpu.ray_job import connected, plan_cluster, run_on_ray
     from tpu.results import open_results
 
-    prepared = prepare(options)
+    # The driver has one device, and keeps the model whole.
+    alone = {"sharding": "replicated", "model_axis": None}
+    prepared = prepare(argparse.Namespace(**vars(options) | alone))
     with open_results(
         options.out, prepared.job, prepared.schema, seconds_a_part=options.flush_seconds
     ) as results:

@@ -6,7 +6,7 @@ import os
 import sys
 from typing import Any
 
-from tpu.commands.job_options import Prepared, add_job_options, prepare, whole
+from tpu.commands.job_options import Prepared, add_job_options, make_predictor, prepare, whole
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.command import log_on_stderr
@@ -74,7 +74,6 @@ def run_job(options: argparse.Namespace) -> int:
 
 def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop: Stop) -> str:
     """Open OUT, compile, and do the shard's rows; returns how it ended, see `tpu.run.run`."""
-    from tpu.predict import Predictor
     from tpu.progress import Progress
     from tpu.results import open_results
     from tpu.run import run
@@ -93,7 +92,7 @@ def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop
         if not to_do:
             progress.end("done")
             return "done"
-        predictor = Predictor(prepared.checkpoint, prepared.job, batch=options.batch)
+        predictor = make_predictor(options, prepared.checkpoint, prepared.job)
         outcome = run(
             prepared.manifest,
             results,
