@@ -106,6 +106,7 @@ class Request:
     """What to compile: a config at `batch` clips a chip, in a dtype, for a topology.
 
     `clips` is the dtype of the clips that come in; uint8 ones are normalised inside the program.
+    `sharding` and `model_axis` say how parameters lie on the chips, see `videomae_jax.sharding`.
     """
 
     topology: str
@@ -114,6 +115,8 @@ class Request:
     dtype: str = "bfloat16"
     clips: str | None = None
     backend: str | None = None
+    sharding: str = "replicated"
+    model_axis: int | None = None
     program: str = "forward"
 
 
@@ -241,16 +244,19 @@ def prepare() -> None:
 
 def _compiled(request: Request, mesh: Any, unroll: int) -> Any:
     import jax
-    from jax.sharding import NamedSharding, PartitionSpec
+
+    from videomae_jax.sharding import clip_sharding, mesh_of, param_shardings
 
     function, whole, split = PROGRAMS[request.program].build(request, unroll)
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    whole = jax.tree.map(lambda leaf: leaf.update(sharding=everywhere), whole)
+    sharding = request.sharding
+    mesh = mesh_of(mesh.devices.flatten(), sharding=sharding, model_axis=request.model_axis)
+    places = param_shardings(whole, mesh, sharding=sharding)
+    whole = jax.tree.map(lambda leaf, place: leaf.update(sharding=place), whole, places)
     split = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(
             (leaf.shape[0] * mesh.size, *leaf.shape[1:]),
             leaf.dtype,
-            sharding=NamedSharding(mesh, PartitionSpec("data")),
+            sharding=clip_sharding(mesh, sharding=sharding),
         ),
         split,
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tpu.aot import Request, account, prepare, set_environment
+from tpu.job import SHARDINGS
 from tpu.report_text import as_text
 
 
@@ -41,8 +42,26 @@ def add_aot(commands: Any) -> None:
     command.add_argument(
         "--backend", metavar="NAME", help="attention: pallas (the default on TPUs) or xla"
     )
+    add_sharding(command)
     command.add_argument("--json", action="store_true", help="one JSON object instead of text")
     command.set_defaults(run=compile_ahead)
+
+
+def add_sharding(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how parameters lie on the devices."""
+    command.add_argument(
+        "--sharding",
+        choices=SHARDINGS,
+        default="replicated",
+        help="how parameters lie on the devices, for models that don't fit on one: fsdp cuts all, "
+        "tensor the MLPs (default: replicated)",
+    )
+    command.add_argument(
+        "--model-axis",
+        type=int,
+        metavar="K",
+        help="devices that share the parameters, for fsdp and tensor (default: all)",
+    )
 
 
 def add_network(command: argparse.ArgumentParser) -> None:
@@ -83,6 +102,8 @@ def compile_ahead(options: argparse.Namespace) -> int:
         dtype=options.dtype,
         clips=options.clips,
         backend=options.backend,
+        sharding=options.sharding,
+        model_axis=options.model_axis,
     )
     found = account(request)
     name = options.model if options.config is None else str(options.config)

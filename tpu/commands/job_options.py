@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tpu.job import FORMATS, SHARDINGS, TASKS, Job, JobError
+from tpu.commands.aot import add_sharding
+from tpu.job import FORMATS, TASKS, Job, JobError
 from videomae_jax.sampling import SAMPLING
 
 if TYPE_CHECKING:
@@ -84,19 +85,7 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         metavar="N",
         help="clips a device at a time (default: 32; 4 on a CPU)",
     )
-    command.add_argument(
-        "--sharding",
-        choices=SHARDINGS,
-        default="replicated",
-        help="how parameters lie on the devices, for models that don't fit on one: fsdp cuts all, "
-        "tensor the MLPs (default: replicated)",
-    )
-    command.add_argument(
-        "--model-axis",
-        type=whole,
-        metavar="K",
-        help="devices that share the parameters, for fsdp and tensor (default: all)",
-    )
+    add_sharding(command)
     command.add_argument(
         "--decode-timeout",
         type=seconds,
