@@ -67,7 +67,7 @@ class Predictor:
     def start(self, clips: np.ndarray) -> "jax.Array":
         """Begin with uint8 [batch, T, h, w, C]; returns at once, float32 [batch, labels or D].
 
-        `clips` must not change afterwards: a CPU reads them where they are.
+        `clips` must not change before that is there: a CPU reads them where they are.
         """
         import jax
 

@@ -7,6 +7,8 @@ shape, so there is one program; the last is filled up with zeros whose answers n
 """
 
 import dataclasses
+import math
+import mmap
 import queue
 import threading
 import time
@@ -51,6 +53,11 @@ class Batch:
     places: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
 
+def aligned(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8, zeros, at the start of a page: a CPU takes such memory without a copy."""
+    return np.frombuffer(mmap.mmap(-1, math.prod(shape)), np.uint8).reshape(shape)
+
+
 class Pipeline:
     """From decoded videos to rows in OUT; used by one thread, with another one behind it."""
 
@@ -60,8 +67,12 @@ class Pipeline:
         self._manifest, self._results = manifest, results
         self._predictor, self._progress = predictor, progress
         self._pending: dict[int, Pending] = {}
-        self._batch = self._empty()
-        # One that is computed, one that waits for the device, and the one that is filled.
+        # Memory that is used again: new memory costs as much as the copy into it. One is computed,
+        # one waits for the device, one for a place there, and one is filled.
+        self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+        for _ in range(4):
+            self._free.put(aligned((predictor.batch, *predictor.clip_shape)))
+        self._batch = Batch(clips=self._free.get())
         self._started: queue.Queue[tuple[Any, Batch, float] | None] = queue.Queue(1)
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._collect, daemon=True)
@@ -98,13 +109,8 @@ class Pipeline:
         if self._error is not None:
             raise self._error
 
-    def _empty(self) -> Batch:
-        # Anew each time: a CPU computes with the memory where it is.
-        shape = (self._predictor.batch, *self._predictor.clip_shape)
-        return Batch(clips=np.empty(shape, np.uint8))
-
     def _start(self, stop: threading.Event) -> None:
-        batch, self._batch = self._batch, self._empty()
+        batch, self._batch = self._batch, Batch(clips=self._free.get())
         begun = time.perf_counter()
         self._put((self._predictor.start(batch.clips), batch, begun), stop)
 
@@ -125,6 +131,8 @@ class Pipeline:
                 array, batch, begun = started
                 outputs = np.asarray(array)
                 self._progress.busy.add(begun, time.perf_counter())
+                # Only now: a CPU computes with the memory where it is.
+                self._free.put(batch.clips)
                 for (row, view), output in zip(batch.places, outputs, strict=False):
                     self._take(row, view, output)
         # It belongs to the thread that others wait for.
@@ -148,55 +156,53 @@ class Pipeline:
         self._progress.add(failed=decoded.error is not None)
 
 
-def run(
-    manifest: "Manifest",
-    results: Results,
-    predictor: Predictor,
-    reading: Reading,
-    *,
-    workers: int,
-    decode_timeout_s: float,
-    progress: Progress,
-    stop: Stop,
-    limit: int | None = None,
-    max_failures: int | None = None,
-) -> str:
-    """Do all rows that are not done; returns "done", "stopped" or "failed".
-
-    "stopped" when `stop` was asked for, "failed" after more than `max_failures` errors of this run;
-    what was computed until then is in `results`.
-    """
-    rows = results.to_do(limit)
+def decode_pool(
+    manifest: "Manifest", rows: np.ndarray, reading: Reading, *, workers: int, timeout_s: float
+) -> DecodePool:
+    """A pool that decodes the videos of these rows, see `DecodePool`."""
     remote = bool(len(rows)) and "://" in manifest.location(int(rows[0]))
-    pipeline = Pipeline(manifest, results, predictor, progress)
-    outcome = "done"
-    with DecodePool(
-        reading,
-        videos(manifest, rows),
-        workers=workers,
-        timeout_s=decode_timeout_s,
-        remote=remote,
-    ) as pool:
-        while not stop.asked.is_set():
-            try:
-                answer = pool.take(LOOK_S)
-            except StopIteration:
-                break
-            pipeline.check()
-            if answer is not None:
-                pipeline.add(answer, stop.asked)
-                pool.release(answer)
-            else:
-                results.flush_old()
-            progress.tell()
-            if max_failures is not None and progress.failed > max_failures:
-                outcome = "failed"
-                break
-    pipeline.finish(stop.asked)
-    return "stopped" if stop.asked.is_set() else outcome
+    return DecodePool(
+        reading, videos(manifest, rows), workers=workers, timeout_s=timeout_s, remote=remote
+    )
 
 
 def videos(manifest: "Manifest", rows: np.ndarray) -> Iterator[tuple[int, str]]:
     """(row, what to open) of each."""
     for row in rows.tolist():
         yield row, manifest.location(row)
+
+
+def run(
+    manifest: "Manifest",
+    results: Results,
+    pool: DecodePool,
+    predictor: Predictor,
+    *,
+    progress: Progress,
+    stop: Stop,
+    max_failures: int | None = None,
+) -> str:
+    """Do all that the pool decodes; returns "done", "stopped" or "failed".
+
+    "stopped" when `stop` was asked for, "failed" after more than `max_failures` errors of this run;
+    what was computed until then is in `results`.
+    """
+    pipeline = Pipeline(manifest, results, predictor, progress)
+    outcome = "done"
+    while not stop.asked.is_set():
+        try:
+            answer = pool.take(LOOK_S)
+        except StopIteration:
+            break
+        pipeline.check()
+        if answer is not None:
+            pipeline.add(answer, stop.asked)
+            pool.release(answer)
+        else:
+            results.flush_old()
+        progress.tell()
+        if max_failures is not None and progress.failed > max_failures:
+            outcome = "failed"
+            break
+    pipeline.finish(stop.asked)
+    return "stopped" if stop.asked.is_set() else outcome

@@ -76,7 +76,7 @@ def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop
     """Open OUT, compile, and do the shard's rows; returns how it ended, see `tpu.run.run`."""
     from tpu.progress import Progress
     from tpu.results import open_results
-    from tpu.run import run
+    from tpu.run import decode_pool, run
 
     with open_results(
         options.out,
@@ -86,25 +86,29 @@ def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop
         seconds_a_part=options.flush_seconds,
     ) as results:
         stop.rescue = results.flush
-        to_do = len(results.to_do(options.limit))
-        kept = len(shard.rows(min(prepared.job.rows, options.limit or prepared.job.rows))) - to_do
-        progress = Progress(to_do, kept)
-        if not to_do:
-            progress.end("done")
-            return "done"
-        predictor = make_predictor(options, prepared.checkpoint, prepared.job)
-        outcome = run(
-            prepared.manifest,
-            results,
-            predictor,
-            prepared.reading,
-            workers=options.workers or usable_cores(),
-            decode_timeout_s=options.decode_timeout,
-            progress=progress,
-            stop=stop,
-            limit=options.limit,
-            max_failures=options.max_failures,
-        )
+        rows = results.to_do(options.limit)
+        wanted = len(shard.rows(min(prepared.job.rows, options.limit or prepared.job.rows)))
+        progress = Progress(len(rows), wanted - len(rows))
+        outcome = "done"
+        if len(rows):
+            pool = decode_pool(
+                prepared.manifest,
+                rows,
+                prepared.reading,
+                workers=options.workers or usable_cores(),
+                timeout_s=options.decode_timeout,
+            )
+            # Its processes start while the program is compiled.
+            with pool:
+                outcome = run(
+                    prepared.manifest,
+                    results,
+                    pool,
+                    make_predictor(options, prepared.checkpoint, prepared.job),
+                    progress=progress,
+                    stop=stop,
+                    max_failures=options.max_failures,
+                )
     progress.end(outcome)
     report(options, outcome, progress.failed)
     return outcome
