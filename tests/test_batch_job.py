@@ -105,6 +105,12 @@ def square_model(folder):
     return folder / "square"
 
 
+def test_crops_that_can_not_be_are_refused_at_the_door(model, clips, tmp_path, capsys):
+    assert run(clips, tmp_path / "out", "--model", model, "--views", "1x3") == 2
+    assert "3 crops need a square crop_size, the preprocessing has 12x20" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_embeddings(model, clips, tmp_path):
     assert run(clips, tmp_path / "out", "--model", model, "--task", "embed", "--batch", 4) == 0
     checkpoint = vm.load(model)

@@ -90,6 +90,16 @@ def test_a_process_that_is_killed_takes_no_other_with_it(model, manifest, alone,
     assert_same(alone, rows(tmp_path / "out"))
 
 
+@pytest.mark.parametrize("way", ["fsdp", "tensor"])
+def test_sharded_parameters(model, manifest, alone, tmp_path, way):
+    options = ("--model", model, "--batch", 2, "--sharding", way, "--model-axis", 2)
+    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    process = start(manifest, tmp_path / "out", *options, "--limit", 500, environment=devices)
+    code, errors = finish(process)
+    assert code == 0, errors
+    assert_same(alone[:500], rows(tmp_path / "out"))
+
+
 def test_shards_by_hand(model, manifest, alone, tmp_path):
     for shard in ("1/3", "0/3", "2/3"):
         options = ("--model", model, "--batch", 4, "--shard", shard)

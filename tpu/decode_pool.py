@@ -4,6 +4,7 @@ import dataclasses
 import os
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from tpu.reading import Reading
 
 FETCHED_AHEAD = 64
 """Videos of a bucket that are fetched while others are decoded, at most."""
+
+LEAVE_S = 2.0
+"""For all threads to end when the pool is left."""
 
 
 class BadVideoError(ValueError):
@@ -85,9 +89,11 @@ class DecodePool:
     def __exit__(self, *exception: Any) -> None:
         self._stop.set()
         for decoder in self._all:
-            decoder.kill()
+            decoder.close()
+        # One that waits for a network is left behind: it ends with the program.
+        deadline = time.monotonic() + LEAVE_S
         for thread in self._threads:
-            thread.join(timeout=2)
+            thread.join(timeout=max(0.0, deadline - time.monotonic()))
         self._slots.close()
         self._folder.__exit__(*exception)
 

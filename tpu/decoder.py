@@ -90,8 +90,10 @@ class Decoder:
         """Decode a local file into a slot. Whatever the file does, it is an answer.
 
         Raises:
-            DecoderError: if no decode process can be started.
+            DecoderError: if no decode process can be started, or after `close`.
         """
+        if self._closed:
+            raise DecoderError("the decoder has been closed")
         if self._process is None:
             self._start()
         request = {"path": path, "offset": self._slots.offset(slot)}
@@ -119,7 +121,10 @@ class Decoder:
                 self._process.wait(timeout=1)
             self._process = None
 
-    close = kill
+    def close(self) -> None:
+        """End the process, for good."""
+        self._closed = True
+        self.kill()
 
     def _start(self) -> None:
         ours, theirs = Pipe()

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import threading
 import time
 from typing import Any, TextIO
 
@@ -44,6 +45,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self.total, self.kept = total, kept
         self.done = self.failed = 0
+        self._lock = threading.Lock()
         self.busy = Busy()
         self._begun = self._told = time.monotonic()
         self._bar: Any = None
@@ -60,11 +62,12 @@ class Progress:
             )
 
     def add(self, *, failed: bool) -> None:
-        """One more row."""
-        self.done += 1
-        self.failed += failed
-        if self._bar is not None:
-            self._bar.update()
+        """One more row; for any thread."""
+        with self._lock:
+            self.done += 1
+            self.failed += failed
+            if self._bar is not None:
+                self._bar.update()
 
     def tell(self) -> None:
         """Show it, where it is time; call it often."""

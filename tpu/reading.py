@@ -13,11 +13,7 @@ from videomae_jax.processing import Preprocess
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reading:
-    """Which frames of a video, and of what size; `shape` is that of its clips.
-
-    Raises:
-        ValueError: for views that the preprocessing can't make.
-    """
+    """Which frames of a video, and of what size; `shape` is that of its clips."""
 
     preprocess: Preprocess
     views: Views
@@ -25,7 +21,12 @@ class Reading:
 
     @classmethod
     def of(cls, config: VideoMAEConfig, preprocess: Preprocess, views: Views) -> "Reading":
-        """What a model takes."""
+        """What a model takes.
+
+        Raises:
+            ValueError: for several crops of a preprocessing that has no square one.
+        """
+        preprocess.check_crops(views.crops)
         return cls(preprocess=preprocess, views=views, clip_shape=config.clip_shape)
 
     @property
