@@ -5,10 +5,10 @@ import math
 from typing import Any
 
 import numpy as np
-from videomae_jax.views import Views, read_views
 
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.processing import Preprocess
+from videomae_jax.views import Views, read_views
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
