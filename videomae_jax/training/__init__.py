@@ -1,0 +1,1 @@
+"""Masked pre-training, fine-tuning and probes: recipes, input, augmentation, steps, runs."""
