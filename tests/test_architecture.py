@@ -25,7 +25,7 @@ LAYERS = (
         "sampling",
         "writing",
     ),
-    ("attention", "compile_cache", "config", "decoders", "preprocess_fields"),
+    ("attention", "compile_cache", "config", "decoders", "preprocess_fields", "tables"),
     ("processing", "video"),
     ("flops", "layers", "masking", "sharding", "tokens", "views", "weights"),
     ("checkpoint", "losses", "model"),

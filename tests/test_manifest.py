@@ -19,7 +19,7 @@ from tests.memory_files import FlakyFileSystem, memory_files
 from tpu import listing
 from tpu.locations import absolute, folder_of, is_url, join, schemes_of, suffix_of
 from tpu.manifest import RESULT_COLUMNS, ManifestError, read_manifest
-from tpu.tables import TableError, csv_table, text_table
+from videomae_jax.tables import TableError, csv_table, text_table
 
 VIDEOS = ["clips/Z.MP4", "clips/a b.mp4", "clips/deep/er/x.webm", "clips/ü.mov"]
 OTHERS = ["clips/notes.txt", "clips/.hidden.mp4", "clips/.cache/x.mp4", "clips/mp4"]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tpu import table_digest as module
 from tpu.table_digest import table_digest
-from tpu.tables import normal_table, normal_type
+from videomae_jax.tables import normal_table, normal_type
 
 WORDS = st.one_of(st.none(), st.text(max_size=4))
 ROWS = st.lists(

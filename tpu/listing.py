@@ -7,11 +7,8 @@ from collections.abc import Container, Iterator
 from typing import Any
 
 from tpu.locations import as_local, filesystem, join, path_of, suffix_of, with_path
+from videomae_jax.containers import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf "
-    ".ogm .ogv .ts .vob .webm .wmv .y4m".split()
-)
 MAGIC = re.compile(r"[*?[]")
 # What stands for many names in a glob, and the expression for it.
 WILDCARDS = {"**/": "(?:[^/]+/)*", "**": ".*", "*": "[^/]*", "?": "[^/]"}

@@ -8,6 +8,8 @@ import posixpath
 import re
 from typing import Any
 
+from videomae_jax.command import one_line
+
 SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]+"
 # What makes a location a URL; fsspec chains them: zip://clip.mp4::gs://bucket/clips.zip. Written
 # for RE2, too, which looks through the columns of a table.
@@ -105,15 +107,6 @@ def check_scheme(scheme: str) -> None:
         raise LocationError(f"{scheme}:// needs what is not installed; {mend}") from error
     except ValueError as error:
         raise LocationError(f"{scheme}:// is no scheme that fsspec knows; check it") from error
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, as one line that is never empty."""
-    text = str(error)
-    if isinstance(error, OSError) and error.strerror:
-        # Without the number.
-        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return " ".join(text.split())[:500] or type(error).__name__
 
 
 def path_of(location: str) -> str:

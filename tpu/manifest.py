@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tpu.files import retried
-from tpu.listing import VIDEO_SUFFIXES, files_in, files_like, folder_of_glob, is_glob
+from tpu.listing import files_in, files_like, folder_of_glob, is_glob
 from tpu.locations import (
     ABSOLUTE,
     URL,
@@ -24,12 +24,13 @@ from tpu.locations import (
     folder_of,
     is_url,
     join,
-    one_line,
     schemes_of,
     suffix_of,
 )
 from tpu.table_digest import table_digest
-from tpu.tables import (
+from videomae_jax.command import one_line
+from videomae_jax.containers import VIDEO_SUFFIXES
+from videomae_jax.tables import (
     DELIMITERS,
     TableError,
     csv_table,

@@ -33,6 +33,15 @@ def fail(program: str, *problems: object) -> int:
     return 2
 
 
+def one_line(error: BaseException) -> str:
+    """What an error says, as one line that is never empty."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        # Without the number.
+        text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    return " ".join(text.split())[:500] or type(error).__name__
+
+
 def run_quietly(run: Callable[[], int]) -> int:
     """Run a command; a reader that went away, or Ctrl-C, ends it without a word."""
     try:

@@ -9,6 +9,11 @@ that are whole.)
 import os
 from typing import BinaryIO
 
+# What a name of a video file ends in, in lower case.
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .f4v .flv .m2ts .m2v .m4v .mkv .mov .mp4 .mpe .mpeg .mpg .mts .mxf "
+    ".ogm .ogv .ts .vob .webm .wmv .y4m".split()
+)
 # Matroska's identifiers of the file header and of the part that holds everything else.
 EBML_HEADER, SEGMENT = 0x1A45DFA3, 0x18538067
 # MP4's boxes at the top level: what else follows a box is no box.

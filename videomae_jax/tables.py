@@ -8,7 +8,7 @@ import codecs
 from collections.abc import Sequence
 from typing import Any
 
-from tpu.locations import one_line
+from videomae_jax.command import one_line
 
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 WHOLE = r"^(0|-?[1-9][0-9]{0,17})$"
