@@ -152,7 +152,6 @@ def test_a_bad_request_is_one_line_and_exit_code_2(capsys, arguments, words):
         [],
         ["paint"],
         ["classify"],
-        ["classify", "clip.mp4"],
         ["classify", "clip.mp4", "--model", "model", "--sampling", "guess"],
         ["classify", "clip.mp4", "--model", "model", "--top-k", "many"],
     ],

@@ -1,7 +1,7 @@
 """The `videomae` command: parse, call one function.
 
 Usage:
-    videomae classify CLIP... --model DIR|FOLDER|ID [--top-k 5] [--json] [--no-compile-cache]
+    videomae classify CLIP... [--model DIR|FOLDER|ID] [--top-k 5] [--json] [--no-compile-cache]
 """
 
 import argparse

@@ -10,6 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+TOLD = ("convert", "videomae_jax.boxed")
+"""Loggers whose every word a user sees: a conversion on first use, and which model is used."""
+
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser whose errors are one line, "program: error: ...", like every other error.
@@ -77,12 +80,13 @@ def seldom_collecting() -> Iterator[None]:
 
 @contextlib.contextmanager
 def log_on_stderr(program: str) -> Iterator[None]:
-    """Show what is logged as lines of a command: of a conversion on first use, all; warnings."""
+    """Show what is logged as lines of a command: warnings, and all that `TOLD` says."""
     handler = logging.StreamHandler()
     handler.setFormatter(LogLine(program))
     loggers = [logging.getLogger(name) for name in ("convert", "tpu", "videomae_jax")]
-    level = loggers[0].level
-    loggers[0].setLevel(logging.INFO)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in TOLD}
+    for logger in levels:
+        logger.setLevel(logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)
     try:
@@ -90,7 +94,8 @@ def log_on_stderr(program: str) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        loggers[0].setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)
 
 
 class LogLine(logging.Formatter):

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, UInt8
 
+from videomae_jax.boxed import model_or_boxed
 from videomae_jax.checkpoint import (
     CheckpointError,
     check_sizes,
@@ -86,7 +87,7 @@ def apply_to_uint8(
 
 
 def load(
-    source: str | os.PathLike,
+    source: str | os.PathLike | None = None,
     *,
     revision: str | None = None,
     num_heads: int | None = None,
@@ -99,7 +100,7 @@ def load(
     Args:
         source: a directory that `python -m convert` wrote; or what that reads (an id on the
             Hugging Face hub, a folder, a `.pth` file), which is converted on first use and kept in
-            the user's cache.
+            the user's cache; None is the model in the box (see `boxed.py`).
         revision: of an id on the hub: a branch, tag or commit.
         num_heads: attention heads in place of those that the config says. Their number changes no
             weight's shape; the published config of the small models says 16 where they were
@@ -116,6 +117,7 @@ def load(
         ValueError: if `num_heads`, `dtype` or `param_dtype` can't be.
     """
     _check_heads(num_heads)
+    source = model_or_boxed(source)
     open_directory = functools.partial(
         _load_directory,
         num_heads=num_heads,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tpu.commands.aot import add_sharding
 from tpu.job import FORMATS, TASKS, Job, JobError
+from videomae_jax.boxed import OPTION_HELP
 from videomae_jax.sampling import SAMPLING
 
 if TYPE_CHECKING:
@@ -32,9 +33,8 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--model",
-        required=True,
         metavar="DIR|FOLDER|ID",
-        help="as for `videomae classify`: a converted directory, or a checkpoint for PyTorch",
+        help=OPTION_HELP,
     )
     command.add_argument("--revision", metavar="R", help="of an id: a branch, tag or commit")
     command.add_argument(
@@ -199,8 +199,9 @@ def load_model(options: argparse.Namespace) -> Any:
 
     on_cpu = jax.local_devices()[0].platform == "cpu"
     mesh = mesh_for(options)
+    model = options.model
     return vm.load(
-        Path(options.model) if os.path.isdir(options.model) else options.model,
+        Path(model) if model is not None and os.path.isdir(model) else model,
         revision=options.revision,
         num_heads=options.num_heads,
         dtype=options.dtype,

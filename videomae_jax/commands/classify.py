@@ -1,7 +1,6 @@
 """`videomae classify`: name what happens in video files."""
 
 import argparse
-import contextlib
 import functools
 import json
 from collections.abc import Iterator
@@ -9,6 +8,12 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from videomae_jax.command import fail, log_on_stderr
+from videomae_jax.commands.model_options import (
+    add_model_options,
+    choose_model,
+    compile_cache,
+    load_model,
+)
 
 if TYPE_CHECKING:
     from videomae_jax.config import VideoMAEConfig
@@ -22,23 +27,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         "classify", help="name what happens in video files", description=classify_files.__doc__
     )
     command.add_argument("clips", nargs="+", metavar="CLIP", help="a video file")
-    command.add_argument(
-        "--model",
-        required=True,
-        metavar="DIR|FOLDER|ID",
-        help="a directory that `python -m convert` wrote; or a checkpoint for PyTorch (an id on "
-        "the Hugging Face hub, a folder, a file), converted on first use",
-    )
-    command.add_argument("--revision", metavar="R", help="of an id: a branch, tag or commit")
-    command.add_argument(
-        "--num-heads", type=int, metavar="N", help="attention heads, against what the config says"
-    )
-    command.add_argument(
-        "--dtype",
-        metavar="float32|bfloat16",
-        default="float32",
-        help="what to compute in; bfloat16 is faster, and near (default: float32)",
-    )
+    add_model_options(command)
     command.add_argument(
         "--top-k", type=int, default=5, metavar="K", help="classes to print (default: 5)"
     )
@@ -58,12 +47,6 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     command.add_argument(
         "--json", action="store_true", help="one JSON object a video, instead of text"
     )
-    command.add_argument(
-        "--no-compile-cache",
-        dest="compile_cache",
-        action="store_false",
-        help="compile anew, and keep nothing compiled in the user's cache folder",
-    )
     command.set_defaults(run=classify_files)
 
 
@@ -74,13 +57,11 @@ def classify_files(options: argparse.Namespace) -> int:
     if options.sampling_rate < 1:
         raise ValueError(f"--sampling-rate must be at least 1, got {options.sampling_rate}")
     with log_on_stderr("videomae"):
+        choose_model(options)
         config = converted_config(options.model)
         # Importing JAX is most of a start: the first clip is decoded meanwhile, if it is known how.
         clips = None if config is None else read_clips(options, config)
-        from videomae_jax.compile_cache import use_compile_cache
-
-        cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
-        with cache:
+        with compile_cache(options):
             return classify_each(options, clips)
 
 
@@ -90,12 +71,7 @@ def classify_each(
     """Load the model and print the classes of one clip after another; returns the exit code."""
     import videomae_jax as vm
 
-    checkpoint = vm.load(
-        options.model,
-        revision=options.revision,
-        num_heads=options.num_heads,
-        dtype=options.dtype,
-    )
+    checkpoint = load_model(options)
     code = 0
     for path, reading in clips or read_clips(options, checkpoint.config):
         try:
