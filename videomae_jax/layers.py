@@ -1,13 +1,14 @@
 """Attention, Mlp and Block: the pre-norm transformer layer. Knows nothing about video.
 
-Activations are of a block's `dtype`; what stays float32 is said in `precision.py`. Dropout acts
-when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and only then.
+Activations are of a block's `dtype`; what stays float32 is said in `precision.py`. Dropout and
+drop path act when `apply` is given a "dropout" key (`rngs={"dropout": key}`) and only then.
 """
 
 import dataclasses
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -130,6 +131,24 @@ class Dropout(nn.Module):
         return nn.Dropout(self.rate, deterministic=not self.has_rng("dropout"))(x)
 
 
+class DropPath(nn.Module):
+    """Leaves a branch out for whole samples, at random (stochastic depth).
+
+    What is kept is divided by the probability of that, so that the mean stays. Acts only when a
+    "dropout" key was given to `apply`.
+    """
+
+    @nn.compact
+    def __call__(
+        self, branch: Float[Array, "B L D"], rate: Float[Array, ""] | float
+    ) -> Float[Array, "B L D"]:
+        if not self.has_rng("dropout"):
+            return branch
+        keep = 1.0 - rate
+        kept = jax.random.bernoulli(self.make_rng("dropout"), keep, (branch.shape[0], 1, 1))
+        return jnp.where(kept, branch / keep, 0.0).astype(branch.dtype)
+
+
 class PackedProjection(nn.Module):
     """Queries, keys and values in one product, with biases on queries and values alone."""
 
@@ -209,7 +228,10 @@ class LayerScale(nn.Module):
 
 
 class Block(nn.Module):
-    """One transformer layer: norm before, residual around, each branch scaled if so configured."""
+    """One transformer layer: norm before, residual around, each branch scaled if so configured.
+
+    `drop_path`, when given, is the probability of leaving a branch out, each by itself.
+    """
 
     shape: BlockShape
 
@@ -222,10 +244,15 @@ class Block(nn.Module):
         start = self.shape.layer_scale_init_value
         self.scale_1 = LayerScale(start) if start else same
         self.scale_2 = LayerScale(start) if start else same
+        self.path_1, self.path_2 = DropPath(), DropPath()
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        x = x + self.drop(self.scale_1(self.attention(self.norm_1(x))))
-        return x + self.drop(self.scale_2(self.mlp(self.norm_2(x))))
+    def __call__(
+        self, x: Float[Array, "B L D"], drop_path: Float[Array, ""] | None = None
+    ) -> Float[Array, "B L D"]:
+        attended = self.drop(self.scale_1(self.attention(self.norm_1(x))))
+        x = x + (attended if drop_path is None else self.path_1(attended, drop_path))
+        mapped = self.drop(self.scale_2(self.mlp(self.norm_2(x))))
+        return x + (mapped if drop_path is None else self.path_2(mapped, drop_path))
 
     def maps(self, x: Float[Array, "B L D"]) -> Float32[Array, "B N L L"]:
         """The attention weights of this layer for its input `x`."""
