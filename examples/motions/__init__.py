@@ -1,0 +1,1 @@
+"""Clips whose classes only motion tells apart, and the model that learns them."""
