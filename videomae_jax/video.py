@@ -7,7 +7,7 @@ frame counts in headers are wrong too often. Decoded by PyAV, or by OpenCV where
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +121,22 @@ def count_frames(path: str | os.PathLike, *, threads: bool = True) -> int:
         VideoError: as `read_clip`.
     """
     return _decode(_existing(path), (), as_it_is, threads=threads).count
+
+
+def each_frame(path: str | os.PathLike, *, threads: bool = True) -> Iterator[Frame]:
+    """Every frame of a video, in order; one is held at a time.
+
+    Raises:
+        VideoError: as `read_clip`, once it is iterated over: at damage, after the frames before it.
+    """
+    path = _existing(path)
+    with decoders.decoder()(path, threads) as film:
+        empty = True
+        for picture in film.pictures:
+            empty = False
+            yield picture()
+        if empty:
+            raise VideoError(f"{path}: has no frames; give another file")
 
 
 def _existing(path: str | os.PathLike) -> Path:

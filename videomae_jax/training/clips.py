@@ -85,7 +85,7 @@ class Clips:
         return self.batch * (ENDLESS if self.train else -(-len(self.examples) // self._whole))
 
     def __getitem__(self, index: int) -> Clip:
-        step, place = divmod(int(index), self.batch)
+        step, place = divmod(index, self.batch)
         position = step * self._whole + self.process * self.batch + place
         bad: list[tuple[int, str]] = []
         for example in self._candidates(position):

@@ -87,6 +87,27 @@ def splits_of(source: str | os.PathLike | Rows) -> tuple[str, ...]:
     return (*(name for name in order if name in there), *sorted(there - set(order)))
 
 
+def rows_of_split(rows: Rows, split: str | None) -> Rows:
+    """The rows of a split, as `read_examples` takes it.
+
+    Raises:
+        ExamplesError: if there are none.
+    """
+    chosen = _chosen(rows, split).tolist()
+
+    def some(values: list[Any] | None) -> Any:
+        return None if values is None else [values[row] for row in chosen]
+
+    return dataclasses.replace(
+        rows,
+        paths=some(rows.paths),
+        labels=some(rows.labels),
+        splits=some(rows.splits),
+        where=lambda row: rows.where(chosen[row]),
+        packed=None if rows.packed is None else rows.packed.take(np.array(chosen)),
+    )
+
+
 def _chosen(rows: Rows, split: str | None) -> np.ndarray:
     """The rows of a split."""
     if split is not None:

@@ -21,7 +21,7 @@ from typing import Any
 from videomae_jax.command import one_line
 from videomae_jax.containers import VIDEO_SUFFIXES
 from videomae_jax.tables import DELIMITERS, TableError, csv_table, parquet_table, text_table
-from videomae_jax.training.packed import INDEX, Packed
+from videomae_jax.training.packed import INDEX, Packed, open_packed
 
 SPLITS = {
     "train": "train",
@@ -151,8 +151,8 @@ def _together(folder: Path, parts: list[tuple[str, Rows]]) -> Rows:
 
 
 def _packed(folder: Path) -> Rows:
-    packed = Packed.open(folder)
-    rows = _from_table(folder, packed.table, str(folder))
+    packed, table = open_packed(folder)
+    rows = _from_table(folder, table, str(folder))
     return dataclasses.replace(rows, packed=packed)
 
 
@@ -239,7 +239,6 @@ def _placed(
             raise ExamplesError(f"{where(row)}: {path} is a URL; training reads local files only")
     base = str(file.parent) if root is None else root
     relative = next((path for path in paths if not os.path.isabs(path)), None)
-    elsewhere = relative is not None and not os.path.exists(os.path.join(base, relative))
-    if root is None and elsewhere and os.path.exists(str(relative)):
-        base = ""
+    if root is None and relative is not None and not os.path.exists(os.path.join(base, relative)):
+        base = "" if os.path.exists(relative) else base
     return [os.path.join(base, path) for path in paths]

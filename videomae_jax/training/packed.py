@@ -29,8 +29,8 @@ class Packed:
     """The frames of the videos of a packed folder.
 
     canvas: height and width of all frames. encoding: "raw" or "jpeg". counts: frames of each
-    video, sizes: its height and width before it was packed, both per row; shards, firsts: where
-    its frames lie. table: all rows of the folder, as an Arrow table.
+    video, sizes: its height and width before it was packed; shards, firsts: where its frames lie;
+    these are arrays, with an entry for each video.
     """
 
     folder: Path
@@ -41,45 +41,12 @@ class Packed:
     sizes: np.ndarray
     shards: np.ndarray
     firsts: np.ndarray
-    table: Any = None
-
-    @classmethod
-    def open(cls, folder: Path) -> "Packed":
-        """Read what there is, without the frames.
-
-        Raises:
-            VideoError: (a ValueError) for a folder that is not whole or of another format.
-        """
-        from videomae_jax.tables import TableError, parquet_table
-
-        try:
-            index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-            if index.get("format") != FORMAT:
-                raise VideoError(f"{folder}: {INDEX} is not of the format {FORMAT}; pack again")
-            for shard in index["shards"]:
-                _check_size(folder / shard["name"], shard["bytes"])
-            table = parquet_table(folder / EXAMPLES)
-            names = ("frames", "height", "width", "shard", "first")
-            column = {name: table[name].to_numpy() for name in names}
-            return cls(
-                folder=folder,
-                canvas=(index["canvas"][0], index["canvas"][1]),
-                encoding=index["encoding"],
-                names=tuple(shard["name"] for shard in index["shards"]),
-                counts=column["frames"],
-                sizes=np.stack([column["height"], column["width"]], axis=1).astype(np.int32),
-                shards=column["shard"],
-                firsts=column["first"],
-                table=table,
-            )
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError, TableError) as error:
-            raise VideoError(f"{folder}: is damaged ({one_line(error)}); pack again") from error
 
     def take(self, rows: np.ndarray) -> "Packed":
         """Some of the videos, in the given order."""
         names = ("counts", "sizes", "shards", "firsts")
         parts = {name: getattr(self, name)[rows] for name in names}
-        return dataclasses.replace(self, **parts, table=None)
+        return dataclasses.replace(self, **parts)
 
     def frames(self, row: int, indices: np.ndarray) -> UInt8[np.ndarray, "T h w 3"]:
         """Some frames of a video.
@@ -105,7 +72,39 @@ class Packed:
         return np.asarray(Image.open(io.BytesIO(record)).convert("RGB"))
 
 
-@functools.lru_cache(maxsize=1024)
+def open_packed(folder: Path) -> tuple[Packed, Any]:
+    """A packed folder, and the table of its videos; no frame is read.
+
+    Raises:
+        VideoError: (a ValueError) for a folder that is not whole or of another format.
+    """
+    from videomae_jax.tables import TableError, parquet_table
+
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        if index.get("format") != FORMAT:
+            raise VideoError(f"{folder}: {INDEX} is not of the format {FORMAT}; pack again")
+        for shard in index["shards"]:
+            _check_size(folder / shard["name"], shard["bytes"])
+        table = parquet_table(folder / EXAMPLES)
+        names = ("frames", "height", "width", "shard", "first")
+        frames, height, width, shard, first = (table[name].to_numpy() for name in names)
+        packed = Packed(
+            folder=folder,
+            canvas=(index["canvas"][0], index["canvas"][1]),
+            encoding=index["encoding"],
+            names=tuple(shard["name"] for shard in index["shards"]),
+            counts=frames,
+            sizes=np.stack([height, width], axis=1).astype(np.int32),
+            shards=shard,
+            firsts=first,
+        )
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, TableError) as error:
+        raise VideoError(f"{folder}: is damaged ({one_line(error)}); pack again") from error
+    return packed, table
+
+
+@functools.lru_cache(maxsize=256)
 def _reader(path: Path) -> Any:
     """The open shard, once a process."""
     from array_record.python.array_record_module import ArrayRecordReader
