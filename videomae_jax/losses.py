@@ -1,4 +1,4 @@
-"""The pre-training loss: mean squared error on the tubelets that were hidden."""
+"""What is made small: pre-training's error on hidden tubelets, and the losses of a classifier."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
-from videomae_jax.config import VideoMAEConfig
+from videomae_jax.config import PROBLEM_TYPES, VideoMAEConfig
 from videomae_jax.masking import gather_tokens, split_mask
 from videomae_jax.processing import IMAGENET_MEAN, IMAGENET_STD
 from videomae_jax.tokens import tubelets
@@ -44,19 +44,85 @@ def pretraining_targets(
 
 
 def pretraining_loss(
-    predictions: Float[Array, "B M P"],
+    predictions: Float[Array, "B S P"],
     clips: Float[Array | np.ndarray, "B T H W C"],
     mask: Bool[Array | np.ndarray, "B L"],
     config: VideoMAEConfig,
+    *,
+    decoder_mask: Bool[Array | np.ndarray, "B L"] | None = None,
 ) -> Float[Array, ""]:
     """Mean square of prediction minus target over the hidden tubelets.
 
-    Equal to transformers' `VideoMAEForPreTraining.loss`. No gradient flows into the clips. Traced
-    rows of `mask` that do not hide M tokens make the loss NaN.
+    Equal to transformers' `VideoMAEForPreTraining.loss`. With a `decoder_mask`, predictions are of
+    the S tubelets it leaves (False), and those among them count that the encoder did not see:
+    sum(mse * hidden) / sum(hidden) over the batch (VideoMAE V2). No gradient flows into the clips.
+    Traced rows of a mask that do not fit the predictions make the loss NaN.
 
     Raises:
-        ValueError: if `mask` has values and does not hide M tokens a row.
+        ValueError: if a mask has values that do not fit the predictions.
     """
-    _, hidden = split_mask(mask, predictions.shape[1])
-    targets = gather_tokens(pretraining_targets(clips, config), hidden)
-    return jnp.mean(jnp.square(predictions - jax.lax.stop_gradient(targets)))
+    predicted = predictions.shape[1]
+    if decoder_mask is None:
+        _, indices = split_mask(mask, predicted)
+    else:
+        indices, _ = split_mask(decoder_mask, config.num_tokens - predicted)
+    targets = jax.lax.stop_gradient(gather_tokens(pretraining_targets(clips, config), indices))
+    errors = jnp.square(predictions - targets)
+    if decoder_mask is None:
+        return jnp.mean(errors)
+    hidden = jnp.take_along_axis(jnp.asarray(mask), indices, axis=1, mode="clip")
+    return jnp.sum(errors.mean(axis=-1) * hidden) / jnp.sum(hidden)
+
+
+def classification_loss(
+    logits: Float[Array, "B labels"],
+    targets: Float[Array | np.ndarray, "B labels"],
+    *,
+    problem_type: str | None = None,
+    class_weights: Float[Array | np.ndarray, "labels"] | None = None,
+) -> Float[Array, ""]:
+    """The loss of a classifier's head, a mean over the batch.
+
+    "single_label_classification" (also None): cross-entropy with targets that are probabilities of
+        classes, one-hot or soft (smoothed, mixed). With class weights, each class's term has its
+        factor, and the sum is divided by that of the factors: torch's
+        `cross_entropy(logits, labels, weight=)` where targets are one-hot.
+    "multi_label_classification": the mean over labels of binary cross-entropies, targets between 0
+        and 1; weights are factors on labels: torch's `binary_cross_entropy_with_logits(weight=)`.
+    "regression": mean square error.
+
+    Raises:
+        ValueError: for another problem type, targets of another shape than the logits, or class
+            weights where there are no classes.
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"targets must be [B, labels] = {list(logits.shape)}, got {list(targets.shape)}"
+        )
+    targets = jnp.asarray(targets)
+    weights = jnp.ones(logits.shape[-1]) if class_weights is None else jnp.asarray(class_weights)
+    match problem_type or "single_label_classification":
+        case "single_label_classification":
+            weighted = targets * weights
+            return -jnp.sum(weighted * jax.nn.log_softmax(logits)) / jnp.sum(weighted)
+        case "multi_label_classification":
+            # log(sigmoid(-x)) is log(1 - sigmoid(x)), without the loss of digits.
+            positive = targets * jax.nn.log_sigmoid(logits)
+            return -jnp.mean(weights * (positive + (1 - targets) * jax.nn.log_sigmoid(-logits)))
+        case "regression":
+            if class_weights is not None:
+                raise ValueError("class weights need classes, and regression has none")
+            return jnp.mean(jnp.square(logits - targets))
+    raise ValueError(
+        f"problem_type must be one of {', '.join(PROBLEM_TYPES)}, got {problem_type!r}"
+    )
+
+
+def balanced_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
+    """Factors float32 [labels] inverse to each class's share of `labels`, int [examples].
+
+    Their mean over the labels is 1 where each class occurs; a class that doesn't has the factor 0.
+    """
+    counts = np.bincount(labels, minlength=num_classes)
+    weights = len(labels) / (num_classes * np.maximum(counts, 1))
+    return np.where(counts, weights, 0.0).astype(np.float32)

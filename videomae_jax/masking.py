@@ -31,6 +31,42 @@ def tube_mask(
     return jnp.tile(ranks < masked, (1, time))
 
 
+def random_mask(
+    key: Array, config: VideoMAEConfig, *, batch: int = 1, ratio: float = 0.9
+) -> Bool[Array, "B L"]:
+    """Masks without structure, True = hidden: int(ratio * L) of a clip's tokens at random.
+
+    Raises:
+        ValueError: if nothing would be hidden, or nothing visible.
+    """
+    tokens = config.num_tokens
+    masked = int(ratio * tokens)
+    if not 0 < masked < tokens:
+        raise ValueError(
+            f"ratio {ratio} hides {masked} of {tokens} tokens; wanted 1 to {tokens - 1}"
+        )
+    return jnp.argsort(jax.random.uniform(key, (batch, tokens)), axis=-1) < masked
+
+
+def running_cell_mask(key: Array, config: VideoMAEConfig, *, batch: int = 1) -> Bool[Array, "B L"]:
+    """What VideoMAE V2's decoder leaves out, True = left out: half of the tokens, evenly spread.
+
+    A cell of 2 x 2 places holds the queue [1, 1, 0, 0], rolled by one from each step in time to
+    the next; the cell is repeated over the frame. Where the queue starts is random for each clip.
+    Of 8 x 14 x 14 tokens, 784 are left.
+
+    Raises:
+        ValueError: if the grid has an odd height or width.
+    """
+    time, high, wide = config.grid
+    if high % 2 or wide % 2:
+        raise ValueError(f"cells of 2 x 2 need an even number of places, got {high} x {wide}")
+    start = jax.random.randint(key, (batch, 1, 1), 0, 4)
+    turns = jnp.arange(4) + jnp.arange(time)[:, None] + start
+    cells = (turns % 4 < 2).reshape(batch, time, 2, 2)
+    return jnp.tile(cells, (1, 1, high // 2, wide // 2)).reshape(batch, config.num_tokens)
+
+
 def count_masked(mask: Bool[Array | np.ndarray, "B L"]) -> int:
     """M: the number of hidden tokens, which must be the same in each row, from a mask of values.
 
