@@ -4,14 +4,13 @@ import dataclasses
 import os
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from videomae_jax.training.listing import SPLITS, ExamplesError, Rows, read_rows
 from videomae_jax.training.packed import Packed
 
-Kind = Literal["single", "multi", "regression", "none"]
 KINDS = ("single", "multi", "regression", "none")
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -41,7 +40,7 @@ def read_examples(
     source: str | os.PathLike | Rows,
     *,
     split: str | None = None,
-    kind: Kind = "single",
+    kind: str = "single",
     classes: Sequence[str] | None = None,
     root: str | None = None,
 ) -> Examples:
@@ -185,6 +184,13 @@ def _numbered(
     values: list[list[Any]], where: Where, classes: tuple[str, ...] | None
 ) -> tuple[list[list[int]], int, tuple[str, ...] | None]:
     """The numbers of the classes of each row; all of them are numbers, or all are names."""
+    for row, found in enumerate(values):
+        part = next((each for each in found if _is_part(each)), None)
+        if part is not None:
+            raise ExamplesError(
+                f"{where(row)}: label {part} is no class, which are whole numbers or names; say "
+                f"kind regression if it is to be predicted"
+            )
     kinds = {_is_number(each) for found in values for each in found}
     if kinds == {True, False}:
         few = sum(_is_number(each) for found in values for each in found)
@@ -225,6 +231,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
+def _is_part(value: Any) -> bool:
+    return isinstance(value, float) and not value.is_integer()
+
+
 def _last(value: Any) -> Any:
     """A label as it is written; of several numbers in a line the last."""
     if not isinstance(value, str):
@@ -235,7 +245,7 @@ def _last(value: Any) -> Any:
 
 def _several(value: Any) -> list[Any]:
     """What a label lists: a list's values, or what `;` parts, or else numbers in a line."""
-    if value is None or isinstance(value, list):
+    if value is None or isinstance(value, list) or value == "":
         return list(value or ())
     if not isinstance(value, str):
         return [value]

@@ -7,7 +7,7 @@ number alone: not on workers, threads, or how many processes share the work.
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import grain
 import numpy as np
@@ -18,8 +18,6 @@ from videomae_jax.sampling import sample
 from videomae_jax.training.clips import MOST_BAD, RANDOM, Arrays, Clip, Clips
 from videomae_jax.training.examples import Examples
 from videomae_jax.training.settings import Input
-
-OnBadVideo = Literal["skip", "stop"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +31,7 @@ def make_input(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    on_bad_video: OnBadVideo = "skip",
+    on_bad_video: str = "skip",
     report: Callable[[str], Any] | None = None,
 ) -> "Batches":
     """An iterator of the batches that one of `process_count` processes has to compute.
@@ -89,7 +87,7 @@ class Batches(grain.DatasetIterator):
         self,
         clips: Clips,
         workers: int,
-        on_bad_video: OnBadVideo,
+        on_bad_video: str,
         report: Callable[[str], Any],
     ):
         super().__init__()

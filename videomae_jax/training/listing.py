@@ -237,7 +237,7 @@ def _placed(
     for row, path in enumerate(paths):
         if "://" in path:
             raise ExamplesError(f"{where(row)}: {path} is a URL; training reads local files only")
-    base = str(file.parent) if root is None else root
+    base = root if root is not None else "" if file.parent == Path() else str(file.parent)
     relative = next((path for path in paths if not os.path.isabs(path)), None)
     if root is None and relative is not None and not os.path.exists(os.path.join(base, relative)):
         base = "" if os.path.exists(relative) else base
