@@ -2,6 +2,9 @@
 
 Usage:
     videomae classify CLIP... [--model DIR|FOLDER|ID] [--top-k 5] [--json] [--no-compile-cache]
+    videomae pretrain --recipe NAME --data DATA --workdir DIR [--any.field VALUE]
+    videomae finetune --recipe NAME --data DATA --workdir DIR [--init CKPT] [--val-data DATA]
+    videomae recipes [NAME]
 """
 
 import argparse
@@ -28,7 +31,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line as a namespace, whose `run` is the function to call with it."""
     parser = OneLineParser(prog="videomae", description="VideoMAE in JAX.")
     add_all(parser.add_subparsers(title="commands", required=True, metavar="COMMAND"))
-    return parser.parse_args(argv)
+    options, rest = parser.parse_known_args(argv)
+    # Fields of a recipe are options, too: which there are is known when it is.
+    if rest and not hasattr(options, "fields"):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if hasattr(options, "fields"):
+        options.fields = rest
+    return options
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
-TOLD = ("convert", "videomae_jax.boxed")
-"""Loggers whose every word a user sees: a conversion on first use, and which model is used."""
+TOLD = ("convert", "videomae_jax.boxed", "videomae_jax.training")
+"""Loggers whose every word a user sees: a conversion on first use, which model is used, a run."""
 
 
 class OneLineParser(argparse.ArgumentParser):
