@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from videomae_jax.background import in_background, one_ahead
+from videomae_jax.background import in_background, one_ahead, several_ahead
 
 
 def test_a_call_goes_on_meanwhile_and_raises_when_asked():
@@ -50,3 +50,26 @@ def test_what_fails_does_not_stop_the_others():
 
 def test_no_items_are_no_calls():
     assert list(one_ahead(lambda item: 1 / 0, [])) == []
+
+
+def test_several_calls_are_ahead_and_no_more():
+    began, go_on = [], threading.Event()
+
+    def call(item):
+        began.append(item)
+        if item == 1:
+            assert go_on.wait(30)
+        return item * 10
+
+    calls = several_ahead(call, [1, 2, 3, 4, 5], count=3)
+    # Nothing was asked for yet; and the first one keeps the fourth from being begun.
+    while len(began) < 3:
+        time.sleep(0.001)
+    time.sleep(0.01)
+    assert sorted(began) == [1, 2, 3]
+    go_on.set()
+    assert [(item, future.result()) for item, future in calls] == [
+        (item, item * 10) for item in (1, 2, 3, 4, 5)
+    ]
+    assert sorted(began) == [1, 2, 3, 4, 5]
+    assert list(several_ahead(call, [], count=3)) == []

@@ -14,10 +14,6 @@ if TYPE_CHECKING:
     from videomae_jax.inference import Checkpoint
     from videomae_jax.model import VideoModel
 
-BATCH = {"cpu": 4}
-"""Clips a device, by its platform."""
-ACCELERATOR_BATCH = 32
-
 
 class Predictor:
     """The compiled model; `batch` clips at a time, of all devices together.
@@ -43,35 +39,32 @@ class Predictor:
         mesh: "Mesh | None" = None,
         sharding: str = "replicated",
     ):
-        import jax
-
+        from videomae_jax.batches import Program
         from videomae_jax.model import VideoPretrainer
-        from videomae_jax.sharding import clip_sharding, mesh_of, param_shardings
 
         check_task(checkpoint, job.task)
-        mesh = mesh_of(sharding=sharding) if mesh is None else mesh
-        platform = mesh.devices.flat[0].platform
-        self._of_clips = clip_sharding(mesh, sharding=sharding)
-        self.batch = (batch or BATCH.get(platform, ACCELERATOR_BATCH)) * mesh.shape["data"]
-        if sharding == "fsdp":
-            self.batch *= mesh.shape["model"]
-        self.clip_shape = checkpoint.config.clip_shape
         self._checkpoint, self._job = checkpoint, job
-        params = checkpoint.params
-        if isinstance(checkpoint.model, VideoPretrainer):
+        model, params = checkpoint.model, checkpoint.params
+        if isinstance(model, VideoPretrainer):
             params = params["encoder"]
-        places = param_shardings(params, mesh, sharding=sharding)
-        self._params = jax.device_put(params, places)
-        self._program = self._compiled(platform)
+        self._program = Program(
+            features(model) if job.task == "embed" else model,
+            params,
+            checkpoint.preprocess,
+            batch=batch,
+            mesh=mesh,
+            sharding=sharding,
+            finish=pooled,
+        )
+        self.batch = self._program.batch
+        self.clip_shape = self._program.clip_shape
 
     def start(self, clips: np.ndarray) -> "jax.Array":
         """Begin with uint8 [batch, T, h, w, C]; returns at once, float32 [batch, labels or D].
 
-        `clips` must not change before that is there: a CPU reads them where they are.
+        `clips` must not change until that is there: a CPU reads them where they are.
         """
-        import jax
-
-        return self._program(self._params, jax.device_put(clips, self._of_clips))
+        return self._program.start(clips)
 
     def columns(self, outputs: np.ndarray) -> dict[str, Any]:
         """The columns of one video, from what its views [V, labels or D] gave."""
@@ -93,26 +86,10 @@ class Predictor:
             "probabilities": [each.probability for each in ranked],
         }
 
-    def _compiled(self, platform: str) -> Any:
-        import jax
 
-        from videomae_jax.inference import apply_to_uint8
-
-        model = self._checkpoint.model
-        if self._job.task == "embed":
-            model = features(model)
-        if model.attention_backend is None and platform == "cpu":
-            model = model.clone(attention_backend="blocked")
-        scale, shift = self._checkpoint.preprocess.normalization()
-
-        def run(params: Any, clips: Any) -> Any:
-            outputs = apply_to_uint8(model, {"params": params}, clips, scale, shift)
-            return outputs if outputs.ndim == 2 else outputs.mean(axis=1, dtype=np.float32)
-
-        clips = jax.ShapeDtypeStruct(
-            (self.batch, *self.clip_shape), np.uint8, sharding=self._of_clips
-        )
-        return jax.jit(run).lower(self._params, clips).compile()
+def pooled(outputs: "jax.Array") -> "jax.Array":
+    """Logits or features [B, D] as they are; tokens [B, L, D] as their mean."""
+    return outputs if outputs.ndim == 2 else outputs.mean(axis=1, dtype=np.float32)
 
 
 def check_task(checkpoint: "Checkpoint", task: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tpu.commands.job_options import Prepared, add_job_options, make_predictor, prepare, whole
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
+from videomae_jax.background import usable_cores
 from videomae_jax.command import log_on_stderr
 
 EXIT = {"done": 0, "stopped": 0, "failed": 3}
@@ -160,10 +161,3 @@ def leave_processes(code: int, *, wait: bool) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 # In the order of the help.
-MODULES = ("classify",)
+MODULES = ("classify", "evaluate", "train", "recipes")
 
 
 def add_all(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -3,12 +3,14 @@
 import argparse
 import contextlib
 import os
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from videomae_jax.boxed import OPTION_HELP, model_or_boxed
 
 if TYPE_CHECKING:
     from videomae_jax.inference import Checkpoint
+    from videomae_jax.views import Views
 
 
 def add_model_options(command: argparse.ArgumentParser) -> None:
@@ -30,6 +32,65 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
         action="store_false",
         help="compile anew, and keep nothing compiled in the user's cache folder",
     )
+
+
+def add_views_options(command: argparse.ArgumentParser) -> None:
+    """Add what decides how many videos become batches of clips."""
+    from videomae_jax.sampling import SAMPLING
+
+    command.add_argument(
+        "--views",
+        default="1x1",
+        metavar="SEGMENTSxCROPS",
+        help="clips of each video, in time and along its longer side, merged (default: 1x1)",
+    )
+    command.add_argument(
+        "--sampling",
+        choices=list(SAMPLING),
+        help="which frames (default: uniform; kinetics for several segments)",
+    )
+    command.add_argument(
+        "--sampling-rate",
+        type=whole,
+        default=4,
+        metavar="R",
+        help="distance between frames, for the rules that have one (default: 4)",
+    )
+    command.add_argument(
+        "--batch",
+        type=whole,
+        metavar="N",
+        help="clips a device at a time (default: 32; 4 on a CPU)",
+    )
+    command.add_argument(
+        "--workers", type=whole, metavar="N", help="videos decoded at a time (default: one a core)"
+    )
+
+
+def whole(text: str) -> int:
+    """A whole number of at least 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return value
+
+
+def views_of(options: argparse.Namespace) -> "Views":
+    """The views that the options say.
+
+    Raises:
+        ValueError: as `Views.parse`.
+    """
+    from videomae_jax.views import Views
+
+    return Views.parse(options.views, sampling=options.sampling, rate=options.sampling_rate)
+
+
+def progress_bar(total: int, *, unit: str = "videos") -> Callable[[Iterable[Any]], Iterator[Any]]:
+    """A bar on stderr, if that is a terminal, for so many things that go through it."""
+    from tqdm import tqdm
+
+    return lambda items: iter(tqdm(items, total=total, unit=unit, leave=False, disable=None))
 
 
 def choose_model(options: argparse.Namespace) -> None:
