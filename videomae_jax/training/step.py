@@ -106,16 +106,24 @@ def make_pretrain_step(
     config = recipe.model
 
     def prepare(batch: Batch, key: Array) -> Batch:
-        masks = draw_masks(key, recipe.masking, config, batch=len(batch["frames"]))
-        return {**batch, **masks}
+        # A mask for each clip that is made of a video.
+        examples, repeats = len(batch["frames"]), recipe.input.repeats
+        masks = draw_masks(key, recipe.masking, config, batch=examples * repeats)
+        by_example = {name: mask.reshape(examples, repeats, -1) for name, mask in masks.items()}
+        return {**batch, **by_example}
 
     def loss_of(params: Any, part: Batch, key: Array) -> Array:
         for_clips, for_dropping = jax.random.split(key)
-        clips, mask = clips_of(part, for_clips), part["mask"]
-        decoder_mask = part.get("decoder_mask")
+        clips = clips_of(part, for_clips)
+        mask, decoder_mask = (
+            part[name].reshape(len(clips), -1) if name in part else None
+            for name in ("mask", "decoder_mask")
+        )
         rngs = {"dropout": for_dropping}
         predictions = network.apply({"params": params}, clips, mask, decoder_mask, rngs=rngs)
-        return pretraining_loss(predictions, clips, mask, config, decoder_mask=decoder_mask)
+        return pretraining_loss(
+            jnp.asarray(predictions), clips, mask, config, decoder_mask=decoder_mask
+        )
 
     return _step(recipe, optimizer, schedule, prepare, loss_of)
 
@@ -150,7 +158,10 @@ def make_finetune_step(
             clips, targets = mix(for_mixing, clips, targets, settings=settings)
         logits = network.apply({"params": params}, clips, rngs={"dropout": for_dropping})
         return classification_loss(
-            logits, targets, problem_type=config.problem_type, class_weights=class_weights
+            jnp.asarray(logits),
+            targets,
+            problem_type=config.problem_type,
+            class_weights=class_weights,
         )
 
     return _step(recipe, optimizer, schedule, lambda batch, _: batch, loss_of)
