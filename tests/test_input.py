@@ -51,14 +51,8 @@ def batches(examples, count=None, *, batch_size=3, train=True, seed=5, state=Non
     """The first batches, or all."""
     settings = {name: options.pop(name) for name in ("workers", "sampling") if name in options}
     options.setdefault("report", pytest.fail)
-    source = make_input(
-        examples,
-        Input(batch_size=batch_size, **settings),
-        CONFIG,
-        train=train,
-        seed=seed,
-        **options,
-    )
+    settings = Input(batch_size=batch_size, **settings)
+    source = make_input(examples, settings, CONFIG, train=train, seed=seed, **options)
     if state is not None:
         source.set_state(state)
     found = list(source) if count is None else [next(source) for _ in range(count)]
@@ -337,8 +331,3 @@ def test_steps_of_an_epoch(examples):
 def test_settings_that_can_not_be(examples, settings, options, message):
     with pytest.raises(ValueError, match=message):
         make_input(examples, Input(**settings), CONFIG, train=True, seed=0, **options)
-
-
-def test_an_own_rule_of_training_is_named_among_the_rules(examples):
-    with pytest.raises(ValueError, match="kinetics_train, ssv2_train, pretraining"):
-        make_input(examples, Input(batch_size=1, sampling="x"), CONFIG, train=True, seed=0)
