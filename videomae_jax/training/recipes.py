@@ -45,7 +45,7 @@ def pretraining(
     size: str,
     *,
     batch: int,
-    epochs: int,
+    epochs: float,
     rate: int = 4,
     masking: Masking = Masking(kind="tube", ratio=0.9),  # noqa: B008, it is frozen
     repeats: int = 1,
@@ -54,7 +54,7 @@ def pretraining(
     """Masked pre-training as published: multi-scale crops, no flip."""
     chosen: dict[str, Any] = {
         "base_lr": 1.5e-4,
-        "warmup_epochs": 40,
+        "warmup_epochs": 40.0,
         "min_lr": 1e-5,
         "betas": (0.9, 0.95),
     }
@@ -75,14 +75,14 @@ def kinetics(
     *,
     batch: int,
     base_lr: float,
-    epochs: int,
+    epochs: float,
     repeats: int = 2,
     drop_path: float = 0.1,
     head_dropout: float = 0.0,
     **optimizer: Any,
 ) -> Recipe:
     """Fine-tuning on Kinetics and data like it: clips of 64 frames, every fourth is seen."""
-    chosen: dict[str, Any] = {"warmup_epochs": 5, "layer_decay": 0.75, **optimizer}
+    chosen: dict[str, Any] = {"warmup_epochs": 5.0, "layer_decay": 0.75, **optimizer}
     return Recipe(
         task="finetune",
         model=TRAINED[size],
@@ -125,7 +125,7 @@ TINY_PRETRAIN = Recipe(
     model=dataclasses.replace(TINY, use_mean_pooling=False),
     input=Input(batch_size=32, sampling="pretraining", rate=2),
     optimizer=Optimizer(
-        base_lr=8e-3, epochs=100, warmup_epochs=5, min_lr=1e-5, betas=(0.9, 0.95), clip_norm=1.0
+        base_lr=8e-3, epochs=100.0, warmup_epochs=5.0, min_lr=1e-5, betas=(0.9, 0.95), clip_norm=1.0
     ),
     augment=Augment(crop="multi_scale"),
     masking=Masking(kind="tube", ratio=0.75),
@@ -134,66 +134,70 @@ TINY_FINETUNE = Recipe(
     task="finetune",
     model=TINY,
     input=Input(batch_size=32, sampling="ssv2_train", rate=2),
-    optimizer=Optimizer(base_lr=8e-3, epochs=30, warmup_epochs=2, layer_decay=0.8, clip_norm=1.0),
+    optimizer=Optimizer(
+        base_lr=8e-3, epochs=30.0, warmup_epochs=2.0, layer_decay=0.8, clip_norm=1.0
+    ),
     augment=Augment(crop="resized", crop_area=(0.5, 1.0), smoothing=0.1),
 )
 
 RECIPES: dict[str, Recipe] = {
     "tiny-pretrain": TINY_PRETRAIN,
     "tiny-finetune": TINY_FINETUNE,
-    "small-k400-pretrain": pretraining("small", batch=1024, epochs=1600),
-    "small-k400-finetune": kinetics("small", batch=384, base_lr=5e-4, epochs=150),
-    "small-ssv2-pretrain": pretraining("small", batch=1024, epochs=2400, rate=2),
-    "small-ssv2-finetune": something("small", batch=384, base_lr=1e-3, epochs=40, layer_decay=0.7),
-    "base-k400-pretrain": pretraining("base", batch=2048, epochs=1600),
-    "base-k400-finetune": kinetics("base", batch=384, base_lr=5e-4, epochs=75),
-    "base-k400-e800-pretrain": pretraining("base", batch=2048, epochs=800),
-    "base-k400-e800-finetune": kinetics("base", batch=512, base_lr=1e-3, epochs=100, repeats=1),
-    "base-ssv2-pretrain": pretraining("base", batch=2048, epochs=2400, rate=2),
-    "base-ssv2-finetune": something("base", batch=384, base_lr=5e-4, epochs=30),
-    "base-ssv2-e800-pretrain": pretraining("base", batch=2048, epochs=800, rate=2),
-    "base-ssv2-e800-finetune": something("base", batch=512, base_lr=5e-4, epochs=50, repeats=1),
+    "small-k400-pretrain": pretraining("small", batch=1024, epochs=1600.0),
+    "small-k400-finetune": kinetics("small", batch=384, base_lr=5e-4, epochs=150.0),
+    "small-ssv2-pretrain": pretraining("small", batch=1024, epochs=2400.0, rate=2),
+    "small-ssv2-finetune": something(
+        "small", batch=384, base_lr=1e-3, epochs=40.0, layer_decay=0.7
+    ),
+    "base-k400-pretrain": pretraining("base", batch=2048, epochs=1600.0),
+    "base-k400-finetune": kinetics("base", batch=384, base_lr=5e-4, epochs=75.0),
+    "base-k400-e800-pretrain": pretraining("base", batch=2048, epochs=800.0),
+    "base-k400-e800-finetune": kinetics("base", batch=512, base_lr=1e-3, epochs=100.0, repeats=1),
+    "base-ssv2-pretrain": pretraining("base", batch=2048, epochs=2400.0, rate=2),
+    "base-ssv2-finetune": something("base", batch=384, base_lr=5e-4, epochs=30.0),
+    "base-ssv2-e800-pretrain": pretraining("base", batch=2048, epochs=800.0, rate=2),
+    "base-ssv2-e800-finetune": something("base", batch=512, base_lr=5e-4, epochs=50.0, repeats=1),
     "base-ucf101-pretrain": pretraining(
-        "base", batch=192, epochs=3200, base_lr=3e-4, masking=Masking(kind="tube", ratio=0.75)
+        "base", batch=192, epochs=3200.0, base_lr=3e-4, masking=Masking(kind="tube", ratio=0.75)
     ),
     "base-ucf101-finetune": kinetics(
         "base",
         batch=128,
         base_lr=5e-4,
-        epochs=100,
+        epochs=100.0,
         min_lr=1e-5,
         layer_decay=0.7,
         drop_path=0.2,
         head_dropout=0.5,
     ),
-    "large-k400-pretrain": pretraining("large", batch=512, epochs=1600),
-    "large-k400-finetune": kinetics("large", batch=128, base_lr=2e-3, epochs=35),
-    "huge-k400-pretrain": pretraining("huge", batch=1024, epochs=1600),
+    "large-k400-pretrain": pretraining("large", batch=512, epochs=1600.0),
+    "large-k400-finetune": kinetics("large", batch=128, base_lr=2e-3, epochs=35.0),
+    "huge-k400-pretrain": pretraining("huge", batch=1024, epochs=1600.0),
     "huge-k400-finetune": kinetics(
-        "huge", batch=512, base_lr=1e-3, epochs=50, min_lr=1e-5, drop_path=0.2, head_dropout=0.5
+        "huge", batch=512, base_lr=1e-3, epochs=50.0, min_lr=1e-5, drop_path=0.2, head_dropout=0.5
     ),
     # VideoMAE V2, on 1.35 million unlabelled videos: 300 epochs with 4 clips of each.
     "giant-hybrid-pretrain": pretraining(
         "giant",
         batch=2048,
         repeats=4,
-        epochs=300,
+        epochs=300.0,
         base_lr=6e-4,
-        warmup_epochs=30,
+        warmup_epochs=30.0,
         clip_norm=0.02,
         masking=DUAL,
     ),
     "giant-k400-finetune": kinetics(
-        "giant", batch=192, base_lr=1e-3, epochs=30, drop_path=0.2, **GIANT
+        "giant", batch=192, base_lr=1e-3, epochs=30.0, drop_path=0.2, **GIANT
     ),
     "giant-k710-finetune": kinetics(
-        "giant", batch=96, base_lr=1e-3, epochs=35, drop_path=0.3, clip_norm=5.0, **GIANT
+        "giant", batch=96, base_lr=1e-3, epochs=35.0, drop_path=0.3, clip_norm=5.0, **GIANT
     ),
     "giant-k710-k400-finetune": kinetics(
-        "giant", batch=96, base_lr=1e-5, epochs=3, warmup_epochs=1, drop_path=0.25, **GIANT
+        "giant", batch=96, base_lr=1e-5, epochs=3.0, warmup_epochs=1.0, drop_path=0.25, **GIANT
     ),
     "giant-ssv2-finetune": something(
-        "giant", batch=96, base_lr=3e-4, epochs=20, drop_path=0.25, layer_decay=0.9
+        "giant", batch=96, base_lr=3e-4, epochs=20.0, drop_path=0.25, layer_decay=0.9
     ),
 }
 

@@ -4,7 +4,8 @@
 
 `batch` is as `make_input` gives it, "frames" uint8 [b, T, h, w, C] and "sizes" int32 [b, 2], and
 "labels" for fine-tuning, of all devices. `key` is the step's own, so that a step depends on the
-state, the batch and the key alone. All that is random is drawn inside.
+state, the batch and the key alone. All that is random is drawn inside. "grad_norm" is that before
+clipping, "lr" the rate that the step had.
 """
 
 import dataclasses
@@ -115,10 +116,10 @@ def make_pretrain_step(
     def loss_of(params: Any, part: Batch, key: Array) -> Array:
         for_clips, for_dropping = jax.random.split(key)
         clips = clips_of(part, for_clips)
-        mask, decoder_mask = (
-            part[name].reshape(len(clips), -1) if name in part else None
-            for name in ("mask", "decoder_mask")
-        )
+        mask = part["mask"].reshape(len(clips), -1)
+        decoder_mask = part.get("decoder_mask")
+        if decoder_mask is not None:
+            decoder_mask = decoder_mask.reshape(len(clips), -1)
         rngs = {"dropout": for_dropping}
         predictions = network.apply({"params": params}, clips, mask, decoder_mask, rngs=rngs)
         return pretraining_loss(
@@ -247,20 +248,17 @@ def _step(
         for_batch, for_parts = jax.random.split(key)
         batch = prepare(batch, for_batch)
         loss, gradient = _value_and_gradient(loss_of, state.params, batch, for_parts, parts)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = state.ema
         if kept:
             average = jax.tree.map(lambda old, new: kept * old + (1 - kept) * new, average, params)
         done = State(params, opt_state, average, state.step + 1)
-        # The state before a step gone wrong is what the run can still be stopped with.
+        # A step gone wrong changes nothing: the run can still be ended with the state before it.
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        state, rate = (
-            jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state),
-            (jnp.asarray(schedule(state.step), jnp.float32)),
-        )
-        return state, {"loss": loss, "grad_norm": norm, "lr": rate}
+        metrics = {"loss": loss, "grad_norm": norm, "lr": jnp.float32(schedule(state.step))}
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), done, state), metrics
 
     return step
 
