@@ -14,7 +14,7 @@ import numpy as np
 
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.decoders import VideoError
-from videomae_jax.sampling import sample
+from videomae_jax.sampling import SAMPLING
 from videomae_jax.training.clips import MOST_BAD, RANDOM, Arrays, Clip, Clips
 from videomae_jax.training.examples import Examples
 from videomae_jax.training.settings import Input
@@ -190,7 +190,8 @@ def _check(
         raise ValueError(f"input.workers must be at least 0, got {settings.workers}")
     if config.num_channels != 3:
         raise ValueError(f"videos have 3 colours, the model takes {config.num_channels}")
-    if settings.sampling not in RANDOM:
-        sample(settings.sampling, 1 << 40, config.num_frames, rate=settings.rate)
-    elif settings.rate < 1:
+    rules = [*RANDOM, *SAMPLING]
+    if settings.sampling not in rules:
+        raise ValueError(f"no sampling rule {settings.sampling!r}; one of: {', '.join(rules)}")
+    if settings.rate < 1:
         raise ValueError(f"input.rate must be at least 1, got {settings.rate}")
