@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from videomae_jax.command import one_line
 from videomae_jax.decoders import VideoError
 from videomae_jax.resizing import resize_pil
 from videomae_jax.training.listing import ExamplesError, Rows
 from videomae_jax.training.packed import EXAMPLES, FORMAT, INDEX
 from videomae_jax.video import each_frame
-from videomae_jax.writing import new_directory, write_json
+from videomae_jax.writing import CheckpointError, new_directory, write_json
 
 ENCODINGS = ("raw", "jpeg")
 # Shards are alike whatever the number of workers: this many at least, where there are so many
@@ -81,25 +82,29 @@ def pack(
     _check(rows, canvas, encoding, quality, workers)
     encode = functools.partial(_encode, canvas=canvas, quality=quality if encoding != "raw" else 0)
     shards = _shards(len(rows.paths))
-    with new_directory(out) as folder:
-        packer = _Packer(rows, folder, encode, on_bad_video == "stop", report, progress)
-        videos = packer.run(shards, workers or os.cpu_count() or 1)
-        if not videos:
-            raise ExamplesError(f"{rows.source}: none of {len(rows.paths)} videos can be packed")
-        _write_table(folder / EXAMPLES, rows, videos)
-        names = [_name(number) for number in range(len(shards))]
-        sizes = [os.path.getsize(folder / name) for name in names]
-        index = {
-            "format": FORMAT,
-            "encoding": encoding,
-            "canvas": [canvas, canvas],
-            "shards": [
-                {"name": name, "bytes": size} for name, size in zip(names, sizes, strict=True)
-            ],
-        }
-        write_json(folder / INDEX, index)
+    try:
+        with new_directory(out) as folder:
+            packer = _Packer(rows, folder, encode, on_bad_video == "stop", report, progress)
+            videos = packer.run(shards, workers or os.cpu_count() or 1)
+            if not videos:
+                raise ExamplesError(
+                    f"{rows.source}: none of {len(rows.paths)} videos can be packed"
+                )
+            _write_table(folder / EXAMPLES, rows, videos)
+            sizes = {
+                name: os.path.getsize(folder / name) for name in map(_name, range(len(shards)))
+            }
+            index = {
+                "format": FORMAT,
+                "encoding": encoding,
+                "canvas": [canvas, canvas],
+                "shards": [{"name": name, "bytes": size} for name, size in sizes.items()],
+            }
+            write_json(folder / INDEX, index)
+    except OSError as error:
+        raise CheckpointError(f"{out}: can't be written ({one_line(error)})") from error
     frames = sum(video.frames for video in videos)
-    return Result(len(videos), frames, sum(sizes), len(rows.paths) - len(videos))
+    return Result(len(videos), frames, sum(sizes.values()), len(rows.paths) - len(videos))
 
 
 def _check(rows: Rows, canvas: int, encoding: str, quality: int, workers: int | None) -> None:
@@ -196,27 +201,35 @@ class _Packer:
 
 @contextlib.contextmanager
 def _written(path: Path) -> Iterator[Callable[[bytes], None]]:
-    """What writes a record to a shard, which is on the disk and read back when this is left."""
+    """What writes a record to a shard, which is on the disk and read back when this is left.
+
+    Raises:
+        OSError: if it can't be written, as on a full disk.
+    """
     from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-    writer = ArrayRecordWriter(str(path), WRITING)
     count = 0
-
-    def write(record: bytes) -> None:
-        nonlocal count
-        writer.write(record)
-        count += 1
-
     try:
-        yield write
-    finally:
-        writer.close()
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    reader = ArrayRecordReader(str(path))
-    if reader.num_records() != count:
-        raise OSError(f"{path}: {reader.num_records()} of {count} records were written")
-    reader.close()
+        writer = ArrayRecordWriter(str(path), WRITING)
+
+        def write(record: bytes) -> None:
+            nonlocal count
+            writer.write(record)
+            count += 1
+
+        try:
+            yield write
+        finally:
+            writer.close()
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        reader = ArrayRecordReader(str(path))
+        if reader.num_records() != count:
+            raise OSError(f"{path}: {reader.num_records()} of {count} records were written")
+        reader.close()
+    # What the library raises, whatever the trouble is.
+    except RuntimeError as error:
+        raise OSError(one_line(error)) from error
 
 
 def _write_table(path: Path, rows: Rows, videos: list[Video]) -> None:
