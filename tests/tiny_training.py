@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import unittest.mock
 from pathlib import Path
 
@@ -36,7 +37,7 @@ MODEL = VideoMAEConfig(
     num_labels=0,
 )
 INPUT = Input(batch_size=4, sampling="kinetics_train", rate=1)
-OPTIMIZER = Optimizer(base_lr=0.02, epochs=4, warmup_epochs=1, weight_decay=0.05)
+OPTIMIZER = Optimizer(base_lr=0.02, epochs=4.0, warmup_epochs=1.0, weight_decay=0.05)
 
 PRETRAIN = Recipe(
     task="pretrain",
@@ -55,6 +56,14 @@ FINETUNE = Recipe(
     drop_path=0.1,
     head_dropout=0.1,
 )
+# Programs are compiled once for all runs of a test, whatever is edited meanwhile.
+COMPILED = {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "JAX_COMPILATION_CACHE_DIR": tempfile.mkdtemp(prefix="compiled-"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
+}
 RECIPES = {"test-pretrain": PRETRAIN, "test-finetune": FINETUNE}
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
@@ -105,7 +114,7 @@ def start(
     return subprocess.Popen(
         [sys.executable, "-m", "tests.tiny_training", *words(task, data, workdir, *options)],
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"} | (environment or {}),
+        env=os.environ | COMPILED | (environment or {}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 # In the order of the help.
-MODULES = ("classify", "evaluate", "train", "recipes")
+MODULES = ("classify", "evaluate", "train", "probe", "recipes", "pack")
 
 
 def add_all(commands: "argparse._SubParsersAction[Any]") -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -11,7 +11,7 @@ from videomae_jax.losses import balanced_weights
 from videomae_jax.training.devices import Devices
 from videomae_jax.training.examples import Examples
 from videomae_jax.training.initial import draw_params
-from videomae_jax.training.input import Batches, OnBadVideo, make_input
+from videomae_jax.training.input import Batches, make_input
 from videomae_jax.training.optimizer import learning_rates, make_optimizer
 from videomae_jax.training.settings import Recipe
 from videomae_jax.training.start import host, place, take_over
@@ -77,7 +77,7 @@ class Training:
             params = place(params, shardings.params)
         return jax.jit(self._state, out_shardings=shardings)(params)
 
-    def batches(self, on_bad_video: OnBadVideo) -> Batches:
+    def batches(self, on_bad_video: Literal["skip", "stop"]) -> Batches:
         """The iterator over this process's share of the examples, at its beginning."""
         return make_input(
             self._examples,

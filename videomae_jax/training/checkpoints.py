@@ -65,7 +65,7 @@ class Checkpoints:
         """Begin to write the checkpoint of a step; the one before it is finished first.
 
         state: a tree of arrays, which may be used up (donated) as soon as this returns.
-        position: of the iterator over the data, ready for JSON and the same for all processes.
+        position: of the iterator over the data, not empty, ready for JSON, of all processes alike.
         score: of the validation at this step, higher is better.
 
         Raises:

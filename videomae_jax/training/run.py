@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -17,7 +17,7 @@ from videomae_jax.training.checkpoints import Checkpoints
 from videomae_jax.training.devices import Devices
 from videomae_jax.training.examples import Examples
 from videomae_jax.training.finish import labels_of, write_final
-from videomae_jax.training.input import OnBadVideo, steps_per_epoch
+from videomae_jax.training.input import steps_per_epoch
 from videomae_jax.training.loop import Loop, Parts, Plan
 from videomae_jax.training.metrics import Metrics, TensorBoard, Wandb
 from videomae_jax.training.optimizer import total_steps
@@ -38,7 +38,7 @@ class Options:
     """
 
     name: str = ""
-    on_bad_video: OnBadVideo = "skip"
+    on_bad_video: Literal["skip", "stop"] = "skip"
     sharding: str = "replicated"
     model_axis: int | None = None
     log_every: int = 20

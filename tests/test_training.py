@@ -1,0 +1,212 @@
+"""A run from videos to a model, in one process."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import videomae_jax as vm
+from convert.__main__ import main as convert
+from tests.tiny_training import COLOURS, FINETUNE, MODEL, lines, train, write_videos
+from videomae_jax.__main__ import main as videomae
+from videomae_jax.checkpoint import load_description
+from videomae_jax.training import step as step_module
+from videomae_jax.training.checkpoints import named_leaves
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_videos(tmp_path_factory.mktemp("data") / "videos", 16)
+
+
+@pytest.fixture(scope="module")
+def pretrained(data, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("runs") / "pretrained"
+    assert train("pretrain", data, workdir) == 0
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def finetuned(data, pretrained, tmp_path_factory):
+    """With an average of the weights that has all of them in two steps."""
+    workdir = tmp_path_factory.mktemp("runs") / "finetuned"
+    fields = ("--optimizer.base-lr", 0.2, "--optimizer.ema", 0.2)
+    assert train("finetune", data, workdir, "--init", pretrained / "final", *fields) == 0
+    return workdir
+
+
+# --- the model ------------------------------------------------------------------------------------
+
+
+def test_the_final_model_is_a_converted_directory(finetuned, data):
+    checkpoint = vm.load(finetuned / "final")
+    assert checkpoint.labels.names == ("blue", "green", "red")
+    assert checkpoint.config.num_labels == 3
+    assert checkpoint.preprocess.image_mean == FINETUNE.mean
+    assert checkpoint.preprocess.image_std == FINETUNE.std
+    assert checkpoint.preprocess.output_size == MODEL.image_size
+    report = checkpoint.conversion
+    assert report["format"] == "videomae_jax/training/1"
+    assert (report["trained"]["recipe"], report["trained"]["steps"]) == ("test-finetune", 12)
+    assert report["recipe"]["optimizer"]["base_lr"] == 0.2
+    written = {entry["name"] for entry in report["written"]}
+    assert {"labels.json", "processing.json"} < written
+    assert any(name.startswith("params/") for name in written)
+
+
+def test_it_classifies_what_it_was_trained_for(finetuned, data, capsys):
+    clips = [str(data.parent / f"{number}.mp4") for number in (3, 7, 11)]
+    assert videomae(["classify", *clips, "--model", str(finetuned / "final"), "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    found = [answer["predictions"][0]["label"] for answer in answers]
+    assert found == [list(COLOURS)[number % 3] for number in (3, 7, 11)]
+
+
+@pytest.mark.parametrize("task", ["pretrained", "finetuned"])
+def test_it_goes_on_to_transformers(task, tmp_path, request):
+    final = request.getfixturevalue(task) / "final"
+    assert convert([str(final), str(tmp_path / "hf"), "--to", "huggingface"]) == 0
+    assert convert([str(tmp_path / "hf"), str(tmp_path / "back")]) == 0
+    here, there = load_description(final), load_description(tmp_path / "back")
+    assert (here.architecture, here.labels) == (there.architecture, there.labels)
+    assert here.preprocess == there.preprocess
+    one, other = vm.load(final).params, vm.load(tmp_path / "back").params
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_average_of_the_weights_is_what_is_written(finetuned):
+    from orbax.checkpoint import v1 as ocp
+
+    folder = finetuned / "checkpoints" / "12"
+    stored = ocp.load_checkpointables(str(folder))["state"]
+    for name, leaf in named_leaves(vm.load(finetuned / "final").params).items():
+        np.testing.assert_array_equal(leaf, stored[f"ema/{name}"])
+        assert (np.asarray(leaf) != stored[f"params/{name}"]).any() or not np.asarray(leaf).any()
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def test_metrics_have_a_line_a_step_and_one_a_validation(finetuned):
+    found = lines(finetuned)
+    steps = [line for line in found if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    assert [line["epoch"] for line in steps] == pytest.approx(np.arange(1, 13) / 3, rel=1e-6)
+    names = ["step", "epoch", "lr", "loss", "grad_norm", "clips_per_s", "data_wait"]
+    assert all(list(line) == names for line in steps)
+    assert max(line["lr"] for line in steps) == pytest.approx(0.2 * 4 / 256)
+    assert all(0 <= line["data_wait"] <= 1 and line["clips_per_s"] > 0 for line in steps)
+    validations = [line for line in found if "val_loss" in line]
+    assert [line["step"] for line in validations] == [3, 6, 9, 12]
+    assert all(line["val_count"] == 4 for line in validations)
+    assert validations[-1]["val_top1"] == 1.0
+    assert validations[-1]["val_loss"] < validations[0]["val_loss"] < np.log(3) + 0.01
+
+
+def test_the_loss_of_validation_is_that_of_the_written_model(finetuned, data):
+    """By the classify path, whose resizing is antialiased where training's is not."""
+    checkpoint = vm.load(finetuned / "final")
+    losses = []
+    for number in (3, 7, 11, 15):
+        frames = vm.read_clip(
+            data.parent / f"{number}.mp4", MODEL.num_frames, sampling="kinetics", rate=1
+        )
+        (answer,) = [
+            entry.probability
+            for entry in vm.classify(checkpoint, frames, top_k=3)
+            if entry.label == list(COLOURS)[number % 3]
+        ]
+        losses.append(-np.log(answer))
+    assert lines(finetuned)[-1]["val_loss"] == pytest.approx(np.mean(losses), rel=0.1)
+
+
+# --- starting from a checkpoint -------------------------------------------------------------------
+
+
+def test_what_is_taken_over_is_said(pretrained, data, tmp_path, capsys):
+    options = ("--init", pretrained / "final", "--steps", 1, "--optimizer.base-lr", 1e-9)
+    assert train("finetune", data, tmp_path / "run", *options) == 0
+    errors = capsys.readouterr().err
+    assert f"videomae: encoder taken from {pretrained / 'final'}" in errors
+    assert "classifier, fc_norm new; its decoder, encoder_to_decoder, mask_token left out" in errors
+    given = vm.load(pretrained / "final").params["encoder"]
+    taken = vm.load(tmp_path / "run" / "final").params["encoder"]
+    jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, atol=1e-6), given, taken)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--model.num-attention-heads", 4, "num_attention_heads 2 where the recipe has 4"),
+        ("--model.patch-size", "4 4", "patch_size (8, 8) where the recipe has (4, 4)"),
+        ("--model.hidden-size", 24, "[192, 16] where [192, 24] is wanted"),
+    ],
+)
+def test_a_start_that_does_not_fit_is_refused(
+    pretrained, data, tmp_path, capsys, option, value, words
+):
+    options = ("--init", pretrained / "final", option, *str(value).split())
+    assert train("finetune", data, tmp_path / "run", *options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "run" / "final").exists()
+
+
+# --- what goes wrong ------------------------------------------------------------------------------
+
+
+def test_another_recipe_on_the_same_folder_is_refused(pretrained, data, capsys):
+    before = (pretrained / "run.json").read_bytes()
+    assert train("pretrain", data, pretrained, "--optimizer.base-lr", 0.1, "--seed", 3) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (
+        "holds another run (recipe.optimizer.base_lr: 0.02 there, 0.1 now; recipe.seed: 0" in line
+    )
+    assert (pretrained / "run.json").read_bytes() == before
+
+
+def test_what_changes_no_number_may_change(pretrained, data, capsys):
+    assert train("pretrain", data, pretrained, "--keep", 3, "--input.workers", 1) == 0
+    assert capsys.readouterr().out == f"written to {pretrained / 'final'}\n"
+
+
+def test_a_bad_video_is_reported_once_and_the_run_goes_on(data, tmp_path, capsys):
+    folder = shutil.copytree(data.parent, tmp_path / "videos")
+    (folder / "4.mp4").write_text("not a video")
+    assert train("pretrain", folder / "list.csv", tmp_path / "run", "--steps", 4) == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "4.mp4" in line]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("videomae: warning: ")
+    stop = ("--steps", 4, "--on-bad-video", "stop")
+    assert train("pretrain", folder / "list.csv", tmp_path / "other", *stop) == 2
+    assert "4.mp4" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, capsys, monkeypatch):
+    """From step 3 on; the checkpoint of step 2 stays, and names of the batch are said."""
+
+    def make_step(recipe, optimizer, **options):
+        step = make(recipe, optimizer, **options)
+
+        def broken(state, batch, key):
+            done, metrics = step(state, batch, key)
+            loss = jax.numpy.where(state.step == 2, jax.numpy.nan, metrics["loss"])
+            return done, {**metrics, "loss": loss}
+
+        return broken
+
+    make = step_module.make_step
+    monkeypatch.setattr("videomae_jax.training.assembly.make_step", make_step)
+    assert train("pretrain", data, tmp_path / "run", "--checkpoint-every", 2) == 3
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "step 3 has a loss of nan" in line
+    named = set(line.partition("were: ")[2].split(", "))
+    assert len(named) == 4
+    assert named < {str(data.parent / f"{number}.mp4") for number in range(16)}
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["2"]
+    assert not (tmp_path / "run" / "final").exists()
+    monkeypatch.undo()
+    assert train("pretrain", data, tmp_path / "run", "--checkpoint-every", 2) == 0
+    assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 13))
