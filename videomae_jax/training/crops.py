@@ -39,22 +39,20 @@ def resized_box(
     first that fits; otherwise the largest box in the centre whose aspect is allowed
     (torchvision's RandomResizedCrop; SlowFast and MCG-NJU/VideoMAE do the same).
     """
-    areas, aspects, down, right = jax.random.split(key, 4)
     high, wide = size[0].astype(jnp.float32), size[1].astype(jnp.float32)
-    areas = high * wide * jax.random.uniform(areas, (TRIES,), minval=area[0], maxval=area[1])
-    logs = jax.random.uniform(
-        aspects, (TRIES,), minval=math.log(aspect[0]), maxval=math.log(aspect[1])
-    )
-    widths = jnp.round(jnp.sqrt(areas * jnp.exp(logs)))
-    heights = jnp.round(jnp.sqrt(areas / jnp.exp(logs)))
+    # One draw for all: each compiles to hundreds of instructions.
+    draws = jax.random.uniform(key, (2 * TRIES + 2,))
+    low, most = math.log(aspect[0]), math.log(aspect[1])
+    areas = high * wide * (area[0] + (area[1] - area[0]) * draws[:TRIES])
+    aspects = jnp.exp(low + (most - low) * draws[TRIES:-2])
+    widths, heights = jnp.round(jnp.sqrt(areas * aspects)), jnp.round(jnp.sqrt(areas / aspects))
     fits = (widths > 0) & (widths <= wide) & (heights > 0) & (heights <= high)
     first = jnp.argmax(fits)
-    height, width = heights[first], widths[first]
-    spare_y, spare_x = high - height, wide - width
-    top = jnp.floor(jax.random.uniform(down) * (spare_y + 1))
-    left = jnp.floor(jax.random.uniform(right) * (spare_x + 1))
-    # A uniform number close to 1 is rounded up to it in the product.
-    box = jnp.stack([jnp.minimum(top, spare_y), jnp.minimum(left, spare_x), height, width])
+    inner = jnp.stack([heights[first], widths[first]])
+    spare = jnp.stack([high, wide]) - inner
+    # A number close to 1 is rounded up to it in the product.
+    corner = jnp.minimum(jnp.floor(draws[-2:] * (spare + 1)), spare)
+    box = jnp.concatenate([corner, inner])
     return jnp.where(fits.any(), box, _allowed_box(high, wide, aspect))
 
 
@@ -67,10 +65,9 @@ def multi_scale_box(
     probability. It lies at one of 13 places: corners, middles of the sides, the centre and half-way
     between corners and centre. That is TSN's, and what pre-training used.
     """
-    pair, place = jax.random.split(key)
-    scales = jnp.array([(SCALES[a], SCALES[b]) for a, b in SCALE_PAIRS])
-    scale = scales[jax.random.randint(pair, (), 0, len(SCALE_PAIRS))]
-    quarters = jnp.array(PLACES)[jax.random.randint(place, (), 0, len(PLACES))]
+    number = jax.random.randint(key, (), 0, len(SCALE_PAIRS) * len(PLACES))
+    scale = jnp.array([(SCALES[a], SCALES[b]) for a, b in SCALE_PAIRS])[number // len(PLACES)]
+    quarters = jnp.array(PLACES)[number % len(PLACES)]
     inner = jnp.floor(_largest(size, shape) * scale + HAIR)
     steps = jnp.floor((size - inner) / 4)
     return jnp.concatenate([quarters * steps, inner])

@@ -30,7 +30,8 @@ def erase(
         filling = jax.random.normal(noise, clip.shape, clip.dtype)
         return jnp.where(inside[..., None], filling, clip)
 
-    return jax.lax.cond(jax.random.bernoulli(whether, probability), erased, lambda clip: clip, clip)
+    chosen = jax.random.uniform(whether) < probability
+    return jax.lax.cond(chosen, erased, lambda clip: clip, clip)
 
 
 def erased_box(key: Array, high: int, wide: int) -> Int[Array, "4"]:
@@ -39,16 +40,16 @@ def erased_box(key: Array, high: int, wide: int) -> Int[Array, "4"]:
     A share of 0.02 to 1/3 of the area, uniform, and height / width of 0.3 to 1/0.3, uniform in the
     logarithm; the first of a hundred tries that is smaller than the frame in both directions.
     """
-    areas, aspects, down, right = jax.random.split(key, 4)
-    areas = high * wide * jax.random.uniform(areas, (TRIES,), minval=AREA[0], maxval=AREA[1])
-    logs = jax.random.uniform(
-        aspects, (TRIES,), minval=math.log(ASPECT[0]), maxval=math.log(ASPECT[1])
-    )
-    heights = jnp.round(jnp.sqrt(areas * jnp.exp(logs))).astype(jnp.int32)
-    widths = jnp.round(jnp.sqrt(areas / jnp.exp(logs))).astype(jnp.int32)
+    draws = jax.random.uniform(key, (2 * TRIES + 2,))
+    low, most = math.log(ASPECT[0]), math.log(ASPECT[1])
+    areas = high * wide * (AREA[0] + (AREA[1] - AREA[0]) * draws[:TRIES])
+    aspects = jnp.exp(low + (most - low) * draws[TRIES:-2])
+    heights, widths = jnp.round(jnp.sqrt(areas * aspects)), jnp.round(jnp.sqrt(areas / aspects))
     fits = (heights < high) & (widths < wide)
     first = jnp.argmax(fits)
     height, width = heights[first], widths[first]
-    top = jax.random.randint(down, (), 0, jnp.maximum(high - height, 0) + 1)
-    left = jax.random.randint(right, (), 0, jnp.maximum(wide - width, 0) + 1)
-    return jnp.where(fits.any(), jnp.stack([top, left, height, width]), 0)
+    # A number close to 1 is rounded up to it in the product.
+    top = jnp.minimum(jnp.floor(draws[-2] * (high - height + 1)), high - height)
+    left = jnp.minimum(jnp.floor(draws[-1] * (wide - width + 1)), wide - width)
+    box = jnp.stack([top, left, height, width]).astype(jnp.int32)
+    return jnp.where(fits.any(), box, 0)

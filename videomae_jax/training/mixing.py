@@ -48,18 +48,17 @@ def draw_mix(
 
     The same share everywhere for mixup; 0 in a box and 1 around it for cutmix.
     """
-    whether, which, mixup, cutmix, box = jax.random.split(key, 5)
-    chance = (
-        settings.mix_switch if settings.mixup and settings.cutmix else float(not settings.mixup)
+    draws, beta, box = jax.random.split(key, 3)
+    both = settings.mixup and settings.cutmix
+    done, cut = jax.random.uniform(draws, (2,)) < jnp.array(
+        [settings.mix, settings.mix_switch if both else float(not settings.mixup)]
     )
-    cut = jax.random.bernoulli(which, chance)
-    # An alpha of 0 is never chosen, but would be computed.
-    share = jax.random.beta(mixup, settings.mixup or 1.0, settings.mixup or 1.0)
-    left = jax.random.beta(cutmix, settings.cutmix or 1.0, settings.cutmix or 1.0)
-    outside = ~cut_box(box, left, high, wide)
-    kept = jnp.where(cut, outside, jnp.full((high, wide), share))
-    kept = jnp.where(jax.random.bernoulli(whether, settings.mix), kept, 1.0)
-    return kept, jnp.where(cut, kept.mean(), kept[0, 0])
+    alpha = jnp.where(cut, settings.cutmix, settings.mixup)
+    share = jax.random.beta(beta, alpha, alpha)
+    inside = cut_box(box, share, high, wide)
+    kept = jnp.where(cut, ~inside, share)
+    share = jnp.where(cut, 1 - inside.mean(), share)
+    return jnp.where(done, kept, 1.0), jnp.where(done, share, 1.0)
 
 
 def cut_box(key: Array, share: Float[Array, ""], high: int, wide: int) -> Bool[Array, "high wide"]:
@@ -69,9 +68,8 @@ def cut_box(key: Array, share: Float[Array, ""], high: int, wide: int) -> Bool[A
     lie on either side.
     """
     ratio = jnp.sqrt(1 - share)
-    down, right = jax.random.split(key)
-    middle_y = jax.random.randint(down, (), 0, high)
-    middle_x = jax.random.randint(right, (), 0, wide)
+    middle = jax.random.randint(key, (), 0, high * wide)
+    middle_y, middle_x = middle // wide, middle % wide
     half_y = (high * ratio).astype(jnp.int32) // 2
     half_x = (wide * ratio).astype(jnp.int32) // 2
     rows, columns = jnp.arange(high)[:, None], jnp.arange(wide)

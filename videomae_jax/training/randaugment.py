@@ -97,12 +97,12 @@ def draw(
 
     Levels are normally distributed and cut off at 0 and 10.
     """
-    which, whether, strength, direction = jax.random.split(key, 4)
-    count = (policy.count,)
-    number = jax.random.randint(which, count, 0, len(OPERATIONS))
-    done = jax.random.bernoulli(whether, policy.probability, count)
-    level = policy.magnitude + policy.deviation * jax.random.normal(strength, count)
-    sign = jnp.where(jax.random.bernoulli(direction, 0.5, count), 1.0, -1.0)
+    which, strength = jax.random.split(key)
+    draws = jax.random.uniform(which, (3, policy.count))
+    number = (draws[0] * len(OPERATIONS)).astype(jnp.int32)
+    done = draws[1] < policy.probability
+    sign = jnp.where(draws[2] < 0.5, 1.0, -1.0)
+    level = policy.magnitude + policy.deviation * jax.random.normal(strength, (policy.count,))
     return jnp.where(done, number, len(OPERATIONS)), jnp.clip(level, 0, MOST), sign
 
 
