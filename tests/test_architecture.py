@@ -34,7 +34,7 @@ LAYERS = (
     ("pretrainer",),
     ("model",),
     ("inference",),
-    ("batches",),
+    ("batches", "model_digest"),
     ("evaluation",),
     ("training",),
     ("__init__",),

@@ -5,14 +5,10 @@ are the same, whoever writes them. How fast they get there (batch, workers, devi
 """
 
 import dataclasses
-import hashlib
-import json
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-    from videomae_jax.inference import Checkpoint
 
 TASKS = ("classify", "embed")
 FORMATS = ("parquet", "jsonl")
@@ -41,7 +37,7 @@ class Job:
 
     manifest: digest of all rows of the manifest, columns that pass through included.
     rows: how many those are.
-    model: digest of parameters, config, preprocessing and labels, see `model_digest`.
+    model: digest of parameters, config, preprocessing and labels, see `videomae_jax.model_digest`.
     views: such as "5x3", see `videomae_jax.views.Views`; `sampling` and `rate` are of it.
     top_k: classes in a row, at most; 0 for embeddings.
     """
@@ -76,43 +72,6 @@ class Job:
             else:
                 told.append(f"{OPTIONS.get(name, f'--{name}')} was {before}, now {value}")
         return told
-
-
-def model_digest(checkpoint: "Checkpoint") -> str:
-    """A digest of all that the model computes with, the same on every machine.
-
-    The parameters by the digests of their files in the conversion report, which are there since
-    they were written; or, without one, by their values.
-    """
-    parts: dict[str, Any] = {
-        "architecture": type(checkpoint.model).__name__,
-        "config": checkpoint.config.to_dict(),
-        "preprocess": checkpoint.preprocess.to_dict(),
-        "labels": None if checkpoint.labels is None else checkpoint.labels.to_list(),
-        "params": _params_digests(checkpoint),
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-def _params_digests(checkpoint: "Checkpoint") -> dict[str, str]:
-    written = checkpoint.conversion.get("written")
-    entries = written if isinstance(written, list) else []
-    # Orbax's other files hold the time of writing.
-    digests = {
-        str(entry["name"]): str(entry["sha256"])
-        for entry in entries
-        if str(entry.get("name")).startswith("params/state/") and entry.get("sha256")
-    }
-    if digests:
-        return digests
-    import jax
-    import numpy as np
-
-    leaves = jax.tree_util.tree_leaves_with_path(checkpoint.params)
-    return {
-        jax.tree_util.keystr(path): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
-        for path, leaf in leaves
-    }
 
 
 def result_schema(job: Job, manifest: "pa.Schema", *, width: int) -> "pa.Schema":

@@ -82,7 +82,7 @@ class Predict:
         # Ray's machines may have been told what the driver needs, or nothing.
         os.environ["JAX_PLATFORMS"] = PLATFORMS[kind]
         from tpu.commands.job_options import load_model, make_predictor
-        from tpu.job import model_digest
+        from videomae_jax.model_digest import model_digest
 
         checkpoint = load_model(options)
         if model_digest(checkpoint) != job.model:

@@ -141,10 +141,11 @@ def prepare(options: argparse.Namespace) -> Prepared:
     Raises:
         ValueError: one line with the mend.
     """
-    from tpu.job import model_digest, result_schema
+    from tpu.job import result_schema
     from tpu.manifest import read_manifest
     from tpu.predict import check_task
     from tpu.reading import Reading
+    from videomae_jax.model_digest import model_digest
     from videomae_jax.views import Views
 
     need_packages()

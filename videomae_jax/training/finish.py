@@ -45,7 +45,7 @@ def write_final(
             "recipe": dataclasses.asdict(recipe),
         },
     )
-    save(directory, params, description, prove=lambda folder: {"written": _written(folder)})
+    save(directory, params, description, prove=lambda folder: {"written": files_written(folder)})
 
 
 def preprocess(recipe: Recipe) -> Preprocess:
@@ -70,7 +70,7 @@ def labels_of(classes: tuple[str, ...] | None, config: VideoMAEConfig) -> Labels
     return Labels((*names, *Labels.numbered(config.num_labels).names[len(names) :]))
 
 
-def _written(folder: Path) -> list[dict[str, Any]]:
+def files_written(folder: Path) -> list[dict[str, Any]]:
     """{"name", "bytes", "sha256"} of each file, as `checkpoint.check_sizes` compares them."""
     found = []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
