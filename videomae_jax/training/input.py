@@ -5,7 +5,9 @@ number alone: not on workers, threads, or how many processes share the work.
 """
 
 import logging
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -150,7 +152,8 @@ class Batches(grain.DatasetIterator):
             _parse_no_flags()
             # A thread in each: two would only wait for each other.
             clips = rest.to_iter_dataset(grain.ReadOptions(1, 1)).mp_prefetch(
-                grain.MultiprocessingOptions(self._workers, -(-batch // self._workers))
+                grain.MultiprocessingOptions(self._workers, -(-batch // self._workers)),
+                worker_init_fn=_end_with_parent,
             )
         else:
             threads = min(os.cpu_count() or 1, 16)
@@ -164,6 +167,21 @@ def _stacked(clips: Sequence[Clip]) -> tuple[Arrays, list[tuple[int, str]]]:
     names = clips[0][0]
     arrays = {name: np.stack([clip[name] for clip, _ in clips]) for name in names}
     return arrays, [each for _, bad in clips for each in bad]
+
+
+def _end_with_parent(worker: int, workers: int) -> None:
+    """In a worker: end when the process that started it is gone, even if that was killed.
+
+    It would wait for good for somebody to take its clips, and keep their memory.
+    """
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _parse_no_flags() -> None:
