@@ -76,7 +76,7 @@ def pretraining_loss(
 
 def classification_loss(
     logits: Float[Array, "B labels"],
-    targets: Float[Array | np.ndarray, "B labels"],
+    targets: Float[Array | np.ndarray, "B targets"],
     *,
     problem_type: str | None = None,
     class_weights: Float[Array | np.ndarray, "labels"] | None = None,
