@@ -43,12 +43,15 @@ class Description:
 
 def save(
     directory: str | os.PathLike,
-    params: Params,
+    params: Params | Path,
     description: Description,
     *,
     prove: Callable[[Path], Mapping[str, Any]] | None = None,
 ) -> None:
     """Write a converted directory: into a temporary sibling, renamed when it is whole.
+
+    `params` may also be a folder on the same disk that `save_params` has written them to, which are
+    then moved: several processes can only write them together.
 
     `prove`, when given, gets the folder `load_params` can read the written weights from, with
     processing.json and labels.json in it, and returns entries to add to the conversion report; if
@@ -58,7 +61,10 @@ def save(
         CheckpointError: if `directory` exists, which is then left untouched.
     """
     with new_directory(directory) as folder:
-        save_params(folder, params)
+        if isinstance(params, Path):
+            (params / "params").rename(folder / "params")
+        else:
+            save_params(folder, params)
         write_json(folder / "processing.json", description.preprocess.to_dict())
         labels = description.labels
         write_json(folder / "labels.json", labels.to_list() if labels is not None else None)

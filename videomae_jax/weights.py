@@ -26,6 +26,8 @@ Params = Any
 def save_params(directory: str | os.PathLike, params: Params) -> None:
     """Write the tree, of NumPy or JAX arrays, to `directory`/params, with no copy in memory.
 
+    Where jax.distributed is on, all processes have to call it, with the same arguments.
+
     Raises:
         CheckpointError: if it can't be written, because the disk is full, say.
     """

@@ -20,7 +20,7 @@ ARCHITECTURE_OF = {"pretrain": "VideoPretrainer", "finetune": "VideoClassifier"}
 
 def write_final(
     directory: Path,
-    params: Params,
+    params: Params | Path,
     recipe: Recipe,
     labels: Labels | None,
     *,
@@ -28,7 +28,7 @@ def write_final(
 ) -> None:
     """Write the trained model, whole or not at all.
 
-    params: whole, float32, the average (EMA) where there is one.
+    params: whole, float32, the average (EMA) where there is one; or their folder, see `save`.
     facts: of the run, for the report: its recipe's name, steps, what it started from.
 
     Raises:

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 import math
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ from videomae_jax.training.optimizer import total_steps
 from videomae_jax.training.settings import Recipe
 from videomae_jax.training.start import host
 from videomae_jax.training.workdir import claim, description
+from videomae_jax.weights import save_params
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +206,19 @@ def _finish(
 ) -> None:
     """Write the model; one process for all, which wait for it."""
     whole = host(weights)
-    if jax.process_index() == 0:
+    if jax.process_count() == 1:
         write_final(final, whole, recipe, labels, facts=facts)
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+        return
+    from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices("final")
+    # Orbax writes nothing in one process that the others don't take part in.
+    passing, first = final.with_name(".weights"), jax.process_index() == 0
+    if first:
+        shutil.rmtree(passing, ignore_errors=True)
+        passing.mkdir()
+    multihost_utils.sync_global_devices("room for the weights")
+    save_params(passing, whole)
+    if first:
+        write_final(final, passing, recipe, labels, facts=facts)
+        passing.rmdir()
+    multihost_utils.sync_global_devices("final")
