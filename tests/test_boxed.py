@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 import videomae_jax as vm
+from examples.motions import box as box_module
+from examples.motions.box import main as put_in_box
 from tests.batch_job import rows, run
 from tests.clips import write_clip
 from tests.folders import write_folder, write_json
-from tests.test_inference import FRAMES
+from tests.test_inference import FRAMES, write
 from videomae_jax import boxed
 from videomae_jax.__main__ import main
 from videomae_jax.checkpoint import CheckpointError
@@ -83,6 +85,44 @@ def test_a_damaged_one_is_one_line(box, clip, capsys):
     assert main(["classify", str(clip)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "config.json: is damaged" in line
+
+
+def test_a_trained_model_is_put_in_the_box(tmp_path, monkeypatch, capsys):
+    directory, out = write(tmp_path / "model"), tmp_path / "out"
+    assert put_in_box([str(directory), str(out)]) == 0
+    sizes = {path.name: path.stat().st_size for path in out.iterdir()}
+    assert sorted(sizes) == sorted(boxed.FILES)
+    assert f"{sum(sizes.values()):,} bytes" in capsys.readouterr().out
+    for name in ("config.json", "preprocessor_config.json"):
+        assert str(tmp_path) not in (out / name).read_text(encoding="utf-8")
+    monkeypatch.setattr(boxed, "FOLDER", out)
+    found, wanted = vm.classify(vm.load(), FRAMES), vm.classify(vm.load(directory), FRAMES)
+    assert [each.label for each in found] == [each.label for each in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.probability == pytest.approx(other.probability, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "largest", "words"),
+    [
+        ("VideoEncoder", 10**6, "box a classifier"),
+        ("VideoClassifier", 1000, "more than 1,000"),
+        (None, 10**6, "doesn't exist"),
+    ],
+)
+def test_what_does_not_belong_in_the_box_is_refused(
+    tmp_path, monkeypatch, capsys, architecture, largest, words
+):
+    directory = tmp_path / "model"
+    if architecture is not None:
+        write(directory, architecture)
+    monkeypatch.setattr(box_module, "LARGEST", largest)
+    with pytest.raises(SystemExit) as stop:
+        put_in_box([str(directory), str(tmp_path / "out")])
+    assert stop.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_it_lies_in_the_package():

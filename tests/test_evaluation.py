@@ -283,6 +283,7 @@ def test_a_known_checkpoint_has_its_published_figures_beside(tmp_path, films, ca
     assert command("--data", data, "--model", tmp_path / "model") == 0
     text = capsys.readouterr().out
     assert "66.8 %" in text
+    assert "it was trained with 6 heads, this is with 2: try --num-heads 6" in text
     assert "true \\ said" not in text
 
 

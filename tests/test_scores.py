@@ -115,3 +115,5 @@ def test_published_figures_are_shares():
         for figures in entries.values():
             assert 0.5 < figures.top1 < (figures.top5 or 1) < 1.01
             assert figures.views in ("5x3", "2x3")
+            size = figures.name.removeprefix("VideoMAE ").removeprefix("V2 ")[0]
+            assert figures.num_heads == {"S": 6, "B": 12, "L": 16, "H": 16}[size]

@@ -86,7 +86,8 @@ class Predict:
 
         checkpoint = load_model(options)
         if model_digest(checkpoint) != job.model:
-            raise JobError(f"--model {options.model} on this machine is another than the driver's")
+            model = f"--model {options.model}" if options.model else "the boxed model"
+            raise JobError(f"{model} on this machine is another than the driver's")
         self._predictor = make_predictor(options, checkpoint, job)
         self._answer = answer
 

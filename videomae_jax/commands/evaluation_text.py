@@ -49,6 +49,11 @@ def _accuracy(figures: dict[str, Any]) -> list[str]:
     lines = [*_videos(figures), *table(head, rows)]
     if published is not None:
         lines.append(f"published: {published['name']}, {published['views']} views")
+        if published["num_heads"] != figures["num_heads"]:
+            lines.append(
+                f"it was trained with {published['num_heads']} heads, this is with "
+                f"{figures['num_heads']}: try --num-heads {published['num_heads']}"
+            )
     return lines
 
 
