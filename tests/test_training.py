@@ -76,6 +76,7 @@ def test_it_goes_on_to_transformers(task, tmp_path, request):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+@pytest.mark.filterwarnings("ignore:Sharding info not provided")
 def test_the_average_of_the_weights_is_what_is_written(finetuned):
     from orbax.checkpoint import v1 as ocp
 

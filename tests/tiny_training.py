@@ -10,6 +10,7 @@ import unittest.mock
 from pathlib import Path
 
 import av
+import jax
 import numpy as np
 
 from videomae_jax.__main__ import main as command
@@ -99,8 +100,13 @@ def words(task: str, data: object, workdir: object, *options: object) -> list[st
 
 
 def train(task: str, data: object, workdir: object, *options: object) -> int:
-    """A run in this process; its exit code."""
-    return main(words(task, data, workdir, *options))
+    """A run in this process, quickly compiled; its exit code."""
+    before = jax.config.jax_disable_most_optimizations
+    jax.config.update("jax_disable_most_optimizations", True)
+    try:
+        return main(words(task, data, workdir, *options))
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def start(

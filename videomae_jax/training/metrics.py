@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 EVERY_S = 30.0
 """Between two lines for a reader, where there is no terminal to draw a bar on."""
@@ -118,9 +118,12 @@ class Interval:
 
 
 class Progress:
-    """How far a run is: a bar on a terminal, elsewhere a line now and then."""
+    """How far a run is: a bar on a terminal, elsewhere a line now and then.
 
-    def __init__(self, total: int, done: int, *, stream: TextIO | None = None):
+    stream: a text file, by default stderr.
+    """
+
+    def __init__(self, total: int, done: int, *, stream: Any = None):
         self._stream = sys.stderr if stream is None else stream
         self._total, self._told = total, -math.inf
         self._bar: Any = None
