@@ -1,4 +1,6 @@
-"""VideoMAE on one page: VideoEncoder, VideoClassifier, VideoPretrainer.
+"""The three networks: VideoEncoder, what classifies on it, and VideoPretrainer.
+
+The encoder is in `encoder.py`, what pre-trains it in `pretrainer.py`, a layer in `layers.py`.
 
 Clips are float32 [B, T, H, W, C], normalised as the checkpoint's preprocessing says. The plain call
 `jax.jit(model.apply)({"params": params}, clips)` is inference; dropout acts when a "dropout" key is
