@@ -136,6 +136,9 @@ def test_a_column_of_splits(here):
     assert splits_of(source) == ("train", "val", "fold3")
     assert read_examples(source, split="validation").labels.tolist() == [1]
     assert read_examples(source, split="fold3").paths == ["c.mp4"]
+    folds = write("y.csv", "path,label,split\na.mp4,x,1\nb.mp4,y,2\n")
+    assert splits_of(folds) == ("1", "2")
+    assert read_examples(folds, split="2").paths == ["b.mp4"]
     rows = rows_of_split(read_rows(source), "val")
     assert (rows.paths, rows.labels, rows.splits) == (["b.mp4"], ["y"], ["val"])
     assert rows.where(0) == "x.csv, row 1 (the first is 0)"
@@ -232,7 +235,7 @@ REFUSED = {
         "x.csv",
         "path,label,split\na.mp4,1,train\nb.mp4,1,\n",
         {},
-        "row 1 .* split must be text, got ''",
+        r"row 1 \(the first is 0\): has no split; write train, val, test or",
     ),
     "several": (
         "x.parquet",

@@ -180,15 +180,24 @@ def _from_table(file: Path, table: Any, root: str | None) -> Rows:
     def where(row: int) -> str:
         return f"{file}, row {row} (the first is 0)"
 
-    for name in ("path", "split"):
-        for row, value in enumerate(columns.get(name, ())):
-            if not isinstance(value, str) or not value.strip():
-                raise ExamplesError(f"{where(row)}: {name} must be text, got {value!r}")
+    for row, path in enumerate(columns["path"]):
+        if not isinstance(path, str) or not path.strip():
+            raise ExamplesError(f"{where(row)}: path must be text, got {path!r}")
     splits = columns.get("split")
     if splits is not None:
-        splits = [SPLITS.get(name.strip().lower(), name.strip()) for name in splits]
+        splits = [_split(name, where, row) for row, name in enumerate(splits)]
     paths = _placed(file, columns["path"], root, where)
     return Rows(str(file), paths, columns.get("label"), splits, where)
+
+
+def _split(value: Any, where: Callable[[int], str], row: int) -> str:
+    """The name of a split, which may be a number of a fold."""
+    name = "" if value is None else str(value).strip()
+    if not name:
+        raise ExamplesError(
+            f"{where(row)}: has no split; write train, val or test, or another name"
+        )
+    return SPLITS.get(name.lower(), name)
 
 
 def _from_lines(file: Path, content: bytes, root: str | None) -> Rows:
