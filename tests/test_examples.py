@@ -235,7 +235,7 @@ REFUSED = {
         "x.csv",
         "path,label,split\na.mp4,1,train\nb.mp4,1,\n",
         {},
-        r"row 1 \(the first is 0\): has no split; write train, val, test or",
+        r"row 1 \(the first is 0\): has no split; write train, val or test",
     ),
     "several": (
         "x.parquet",
