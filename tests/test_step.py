@@ -78,8 +78,14 @@ def optimizer_of(recipe: Recipe) -> optax.GradientTransformation:
 
 
 @functools.cache
+def drawn(task: str):
+    recipe = FINETUNE if task == "finetune" else PRETRAIN
+    return init_state(recipe, build_model(recipe), optimizer_of(recipe)).params
+
+
 def start_of(recipe: Recipe) -> State:
-    return init_state(recipe, build_model(recipe), optimizer_of(recipe))
+    params = drawn(recipe.task)
+    return init_state(recipe, build_model(recipe), optimizer_of(recipe), params=params)
 
 
 @functools.cache
