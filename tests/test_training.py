@@ -1,6 +1,7 @@
 """A run from videos to a model, in one process."""
 
 import json
+import shlex
 import shutil
 
 import jax
@@ -12,6 +13,7 @@ from convert.__main__ import main as convert
 from tests.tiny_training import COLOURS, FINETUNE, MODEL, lines, train, write_videos
 from videomae_jax.__main__ import main as videomae
 from videomae_jax.checkpoint import load_description
+from videomae_jax.training import recipes
 from videomae_jax.training import step as step_module
 from videomae_jax.training.checkpoints import named_leaves
 
@@ -211,3 +213,34 @@ def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path, capsys, monkeypa
     monkeypatch.undo()
     assert train("pretrain", data, tmp_path / "run", "--checkpoint-every", 2) == 0
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(1, 13))
+
+
+# --- recipes --------------------------------------------------------------------------------------
+
+
+def test_recipes_are_listed(capsys):
+    assert videomae(["recipes"]) == 0
+    header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split()[:3] == ["recipe", "task", "width"]
+    assert [row.split()[0] for row in rows] == list(recipes.RECIPES)
+    assert "pretrain" in rows[0].split()
+
+
+def test_a_recipe_is_shown_as_the_options_that_make_it(capsys):
+    """From another one, all of them said."""
+    assert videomae(["recipes", "base-ssv2-finetune"]) == 0
+    said = [word for line in capsys.readouterr().out.splitlines() for word in shlex.split(line)]
+    made = recipes.override(recipes.RECIPES["tiny-pretrain"], said)
+    assert made == recipes.RECIPES["base-ssv2-finetune"]
+
+
+def test_an_unknown_recipe_or_field_is_one_line(data, tmp_path, capsys):
+    assert videomae(["recipes", "tiny"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("videomae: error: unknown recipe 'tiny'; one of: tiny-pretrain")
+    assert train("pretrain", data, tmp_path / "run", "--recipe", "base-k400-finetune") == 2
+    assert "is for `videomae finetune`" in capsys.readouterr().err
+    assert train("pretrain", data, tmp_path / "run", "--optimizer.base-rate", 3) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "base-rate" in line
+    assert not (tmp_path / "run").exists()

@@ -101,12 +101,11 @@ def words(task: str, data: object, workdir: object, *options: object) -> list[st
 
 def train(task: str, data: object, workdir: object, *options: object) -> int:
     """A run in this process, quickly compiled; its exit code."""
-    before = jax.config.jax_disable_most_optimizations
     jax.config.update("jax_disable_most_optimizations", True)
     try:
         return main(words(task, data, workdir, *options))
     finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 def start(
@@ -129,7 +128,7 @@ def start(
 
 def finish(process: subprocess.Popen) -> tuple[int, str]:
     """(exit code, what it wrote to stderr)."""
-    _, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=900)
     return process.returncode, errors
 
 

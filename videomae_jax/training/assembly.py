@@ -72,7 +72,7 @@ class Training:
         if init is not None:
             from videomae_jax.inference import load
 
-            checkpoint = load(init)
+            checkpoint = load(init, param_dtype="float32")
             params = take_over(host(params), checkpoint, self._recipe, labels, source=init)
             params = place(params, shardings.params)
         return jax.jit(self._state, out_shardings=shardings)(params)

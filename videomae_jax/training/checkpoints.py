@@ -19,12 +19,17 @@ SCORE = "score"
 class Checkpoints:
     """The checkpoints below a folder, which is made.
 
-    keep: how many of the last ones are kept, beside the one with the highest score.
+    keep: how many of the last ones are kept, at least one, beside that with the highest score.
+
+    Raises:
+        ValueError: for less.
     """
 
     def __init__(self, folder: Path, *, keep: int):
         from orbax.checkpoint import v1 as ocp
 
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
         self.folder = folder
         policies = ocp.training.preservation_policies
         best: Any = policies.BestN(

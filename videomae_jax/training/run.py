@@ -131,6 +131,7 @@ def completed(recipe: Recipe, train: Examples, *, steps: int | None = None) -> R
 def plan_of(recipe: Recipe, train: Examples, *, validate: bool, log_every: int) -> Plan:
     """When what is done."""
     epoch = steps_per_epoch(train, recipe.input)
+    validate = validate and recipe.evaluate_every > 0
     return Plan(
         total=total_steps(recipe.optimizer, steps_per_epoch=epoch),
         steps_per_epoch=epoch,
