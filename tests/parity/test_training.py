@@ -30,8 +30,16 @@ OPTIMIZER = Optimizer(
 )
 FINETUNE = dataclasses.replace(OPTIMIZER, layer_decay=0.75, clip_norm=1.0)
 PRETRAIN = dataclasses.replace(OPTIMIZER, betas=(0.9, 0.95))
-# Of the parameters, and of how far they have come, which a mistake can't hide in.
-TOLERANCE, OF_CHANGE = 1e-4, 1e-3
+# Relative distances. What is right measures up to 4e-7, 3e-6, 5e-8, 6e-6, 5e-7 and 4e-5; the least
+# mistakes tried, 1e-4 and more in one of them: see the test that holds that end.
+LIMITS = {
+    "loss": 5e-6,
+    "norm of the gradient": 5e-5,
+    "rate": 1e-6,
+    "moving gradient": 5e-5,
+    "parameters": 1e-5,
+    "change": 2e-4,
+}
 
 
 def normalise(key, frames, sizes, *, settings, model, mean, std):
@@ -142,16 +150,6 @@ def distance(given, wanted) -> float:
     )
 
 
-LIMITS = {
-    "loss": 1e-4,
-    "norm of the gradient": 1e-3,
-    "rate": 1e-6,
-    "moving gradient": 1e-3,
-    "parameters": TOLERANCE,
-    "change": OF_CHANGE,
-}
-
-
 @pytest.mark.parametrize(("task", "optimizer"), [("finetune", FINETUNE), ("pretrain", PRETRAIN)])
 def test_five_steps_follow_torch(task, optimizer):
     for step, errors in enumerate(errors_of(task, optimizer, optimizer), start=1):
@@ -159,3 +157,10 @@ def test_five_steps_follow_torch(task, optimizer):
             f"{task} {step}: " + ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
         )
         assert all(error <= LIMITS[name] for name, error in errors.items()), (step, errors)
+
+
+def test_a_little_more_weight_decay_is_seen():
+    more = dataclasses.replace(FINETUNE, weight_decay=0.06)
+    last = errors_of("finetune", FINETUNE, more)[-1]
+    assert last["parameters"] > 10 * LIMITS["parameters"]
+    assert last["change"] > 10 * LIMITS["change"]
