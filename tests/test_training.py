@@ -1,5 +1,6 @@
 """A run from videos to a model, in one process."""
 
+import dataclasses
 import json
 import shlex
 import shutil
@@ -7,15 +8,22 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 
 import videomae_jax as vm
 from convert.__main__ import main as convert
-from tests.tiny_training import COLOURS, FINETUNE, MODEL, lines, train, write_videos
+from tests.tiny_training import COLOURS, FINETUNE, MODEL, PRETRAIN, lines, train, write_videos
 from videomae_jax.__main__ import main as videomae
 from videomae_jax.checkpoint import load_description
 from videomae_jax.training import recipes
 from videomae_jax.training import step as step_module
+from videomae_jax.training.assembly import Training, class_weights
 from videomae_jax.training.checkpoints import named_leaves
+from videomae_jax.training.devices import Devices
+from videomae_jax.training.examples import Examples
+from videomae_jax.training.run import completed, plan_of
+
+THREE = dataclasses.replace(MODEL, num_labels=3)
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +252,69 @@ def test_an_unknown_recipe_or_field_is_one_line(data, tmp_path, capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert "base-rate" in line
     assert not (tmp_path / "run").exists()
+
+
+# --- many devices ---------------------------------------------------------------------------------
+
+
+def test_moments_and_averages_are_cut_as_their_parameters_are():
+    """On one device, whose mesh has the axes all the same."""
+    examples = Examples([f"{number}.mp4" for number in range(8)], np.arange(8) % 3, None, 3)
+    recipe = completed(FINETUNE, examples)
+    training = Training(recipe, examples, Devices(sharding="fsdp"), steps_per_epoch=2)
+    specs = {name: leaf.sharding.spec for name, leaf in named_leaves(training.like).items()}
+    ends = [name.removeprefix("params/") for name in specs if name.startswith("params/")]
+    cut = [end for end in ends if "model" in specs[f"params/{end}"]]
+    assert {end.split("/")[-1] for end in cut} == {"kernel"}
+    assert len(cut) > 4
+    for end in ends:
+        same = [name for name in specs if name.endswith(f"/{end}")]
+        assert len(same) == 4, "the parameter, two moments, the average"
+        assert {specs[name] for name in same} == {specs[f"params/{end}"]}
+    assert specs["step"] == PartitionSpec()
+
+
+@pytest.mark.parametrize(("size", "parts"), [(3, 2), (4, 3)])
+def test_a_batch_that_can_not_be_divided_is_refused(size, parts):
+    with pytest.raises(ValueError, match=f"{size} can't be divided among 1 devices and {parts}"):
+        Devices().check_batch(size, parts=parts)
+
+
+# --- what the data says ---------------------------------------------------------------------------
+
+
+def test_steps_take_the_place_of_epochs():
+    """For every number of them, whatever rounding does."""
+    examples = Examples(["a.mp4"] * 28, np.arange(28) % 3, None, 3)
+    for steps in range(1, 60):
+        recipe = completed(FINETUNE, examples, steps=steps)
+        plan = plan_of(recipe, examples, validate=True, log_every=5)
+        assert (plan.total, plan.steps_per_epoch, plan.checkpoint) == (steps, 7, 7)
+        share = recipe.optimizer.warmup_epochs / recipe.optimizer.epochs
+        assert share == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_labels", "recipe", "words"),
+    [
+        (None, 0, FINETUNE, "needs labels"),
+        (np.arange(4), 4, dataclasses.replace(FINETUNE, model=THREE), "4 classes"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(labels, num_labels, recipe, words):
+    examples = Examples(["a.mp4"] * 4, labels, None, num_labels)
+    with pytest.raises(ValueError, match=words):
+        completed(recipe, examples)
+
+
+def test_no_data_is_refused():
+    with pytest.raises(ValueError, match="no videos"):
+        completed(PRETRAIN, Examples([], None, None, 0))
+
+
+def test_class_weights_are_of_the_examples():
+    examples = Examples(["a.mp4"] * 6, np.array([0, 0, 0, 0, 2, 2]), None, 3)
+    recipe = dataclasses.replace(completed(FINETUNE, examples), class_weights="balanced")
+    np.testing.assert_allclose(class_weights(recipe, examples)["class_weights"], [0.5, 0, 1])
+    with pytest.raises(ValueError, match="one class for each video"):
+        class_weights(dataclasses.replace(PRETRAIN, class_weights="balanced"), examples)
