@@ -19,6 +19,7 @@ from jaxtyping import Float, Float32
 
 from videomae_jax.kernels.blocked_attention import blocked_attention
 from videomae_jax.kernels.cudnn_attention import cudnn_attention
+from videomae_jax.kernels.kept import keep
 
 # log(1 / 0.01) as VideoMAE V2 rounds it.
 LARGEST_LOGIT_SCALE = 4.6052
@@ -130,14 +131,14 @@ def _xla_attention(
     mixed = jnp.einsum(
         "bnlm,bmnk->blnk", weights.astype(qkv.dtype), value, preferred_element_type=jnp.float32
     )
-    return mixed.astype(qkv.dtype).reshape(*qkv.shape[:2], qkv.shape[-1] // 3)
+    return keep(mixed.astype(qkv.dtype).reshape(*qkv.shape[:2], qkv.shape[-1] // 3))
 
 
 def _cudnn_attention(
     qkv: Float[Array, "B L qkv"], num_heads: int, scale: float
 ) -> Float[Array, "B L D"]:
     mixed = cudnn_attention(qkv, num_heads, scale)
-    return _xla_attention(qkv, num_heads, scale) if mixed is None else mixed
+    return _xla_attention(qkv, num_heads, scale) if mixed is None else keep(mixed)
 
 
 def _pallas_attention(
@@ -146,7 +147,7 @@ def _pallas_attention(
     # Pallas takes as long to import as all of this package.
     from videomae_jax.kernels.short_attention import short_attention
 
-    return short_attention(qkv, num_heads, scale)
+    return keep(short_attention(qkv, num_heads, scale))
 
 
 def _as_lowered(

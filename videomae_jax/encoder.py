@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -11,6 +12,7 @@ from jaxtyping import Float, Float32, Int
 
 from videomae_jax.attention import check_backend
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.kernels.kept import KEPT
 from videomae_jax.layers import Block, BlockShape, LayerNorm
 from videomae_jax.masking import gather_tokens
 from videomae_jax.precision import FLOAT32, compute_dtype, product
@@ -46,13 +48,13 @@ def run_layers(
     """Scan `step(block, x, rate) -> (x, kept)` over stacked layers; the last x and all kept.
 
     `drop_path` is the rate of the last layer; it grows linearly from 0 at the first. None for all
-    when it is 0. With `remat`, a layer keeps nothing but its input for the backward pass, which
-    computes its inside once more.
+    when it is 0. For the backward pass a layer keeps what products and attention gave, and what is
+    cheap between them is computed once more; with `remat` its input alone, and all is.
     """
     rates = jnp.linspace(0.0, drop_path, length) if drop_path else None
-    if remat:
-        # Inside a loop nothing can be computed too early, which is what the barriers are against.
-        step = nn.remat(step, prevent_cse=False)
+    # Inside a loop nothing can be computed too early, which is what barriers are against.
+    kept = jax.checkpoint_policies.save_only_these_names(*([] if remat else [KEPT]))
+    step = nn.remat(step, prevent_cse=False, policy=kept)
     scan = nn.scan(
         step,
         variable_axes={"params": 0},

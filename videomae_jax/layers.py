@@ -18,6 +18,7 @@ from jaxtyping import Float, Float32
 from videomae_jax.activations import ACTIVATIONS
 from videomae_jax.attention import attend, attention_maps
 from videomae_jax.config import VideoMAEConfig
+from videomae_jax.kernels.kept import keep
 from videomae_jax.precision import FLOAT32, product
 
 
@@ -98,7 +99,7 @@ class Dense(nn.Module):
         result = product(x, kernel, self.dtype)
         if self.use_bias:
             result += self.param("bias", nn.initializers.zeros, (self.features,))
-        return result.astype(self.dtype)
+        return keep(result.astype(self.dtype))
 
 
 class LayerNorm(nn.LayerNorm):
@@ -164,7 +165,7 @@ class PackedProjection(nn.Module):
             query_bias = self.param("query_bias", nn.initializers.zeros, (width,))
             value_bias = self.param("value_bias", nn.initializers.zeros, (width,))
             packed += jnp.concatenate([query_bias, jnp.zeros_like(query_bias), value_bias])
-        return packed.astype(dtype)
+        return keep(packed.astype(dtype))
 
 
 class Attention(nn.Module):

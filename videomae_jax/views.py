@@ -7,6 +7,7 @@ they are merged: softmax of each view, then the mean.
 import dataclasses
 import os
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -132,18 +133,29 @@ def read_views(
             raise VideoError(f"{path}: {error}") from error
 
     seen = read_chosen(path, choose, crops, threads=threads)
-    indices = views.indices(seen.count, num_frames)
-    size = next(iter(seen.made.values())).shape[1:]
-    shape = (views.count, num_frames, *size)
+    try:
+        clips = _arrange(seen.made, views.indices(seen.count, num_frames), out)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return VideoViews(clips, seen.count, seen.duration_s)
+
+
+def _arrange(
+    made: Mapping[int, np.ndarray], indices: np.ndarray, out: np.ndarray | None
+) -> np.ndarray:
+    """Views [V, T, h, w, C] of the crops of each frame, [crops, h, w, C], of segments [S, T]."""
+    segments, num_frames = indices.shape
+    crops, *size = next(iter(made.values())).shape
+    shape = (segments * crops, num_frames, *size)
     if out is None:
         out = np.empty(shape, np.uint8)
     elif out.shape != shape or out.dtype != np.uint8:
-        raise ValueError(f"{path}: gives clips of {list(shape)}, wanted {list(out.shape)}")
+        raise ValueError(f"gives clips of {list(shape)}, wanted {list(out.shape)}")
     for segment, chosen in enumerate(indices.tolist()):
-        clips = out[segment * views.crops : (segment + 1) * views.crops]
+        clips = out[segment * crops : (segment + 1) * crops]
         for place, index in enumerate(chosen):
-            clips[:, place] = seen.made[index]
-    return VideoViews(out, seen.count, seen.duration_s)
+            clips[:, place] = made[index]
+    return out
 
 
 def merge_views(
