@@ -16,6 +16,7 @@ from videomae_jax.evaluation import evaluate
 from videomae_jax.labels import softmax
 from videomae_jax.model import VideoClassifier, VideoEncoder, VideoPretrainer, abstract_params
 from videomae_jax.training import features as features_module
+from videomae_jax.training import probe as probe_module
 from videomae_jax.training.examples import read_examples
 from videomae_jax.training.features import features_of, pooled_model, token_model
 from videomae_jax.training.probe import (
@@ -75,11 +76,24 @@ def test_the_linear_probe_is_where_its_loss_is_least():
 
 
 def test_a_feature_that_never_changes_is_no_trouble():
-    values, labels = clouds(40, seed=0)
+    values, labels = clouds(80, seed=0)
     values[:, 2] = 5.0
     probe = fit_linear(values, labels, 3)
     assert np.isfinite(probe.kernel).all()
     assert np.isfinite(probe.bias).all()
+
+
+def test_what_is_held_out_is_not_learnt_from():
+    values, labels = clouds(80, seed=0)
+    standard = ((values - values.mean(axis=0)) / values.std(axis=0)).astype(np.float32)
+    used = ~held_out(labels, seed=0)
+    kernel, bias = probe_module._fit(standard, labels, used, 3, 0.1)
+    every = np.ones(used.sum(), bool)
+    alone, other = probe_module._fit(standard[used], labels[used], every, 3, 0.1)
+    np.testing.assert_allclose(kernel, alone, atol=1e-3)
+    np.testing.assert_allclose(bias, other, atol=1e-3)
+    whole, _ = probe_module._fit(standard, labels, np.ones(80, bool), 3, 0.1)
+    assert np.abs(whole - kernel).max() > 1e-2
 
 
 def test_what_is_held_out_is_a_part_of_each_class():
@@ -298,8 +312,9 @@ def test_other_probes_count_and_keep_what_they_learnt(data, model, tmp_path, cap
 
 
 def test_text_tells_where_the_model_is(data, model, tmp_path, capsys):
-    options = ["--data", data, "--model", model, "--workdir", tmp_path, "--no-compile-cache"]
-    assert main(["probe", *map(str, options)]) == 0
+    # The words of the other commands that train mean the same.
+    options = ["--recipe", "linear", "--data", data, "--init", model, "--workdir", tmp_path]
+    assert main(["probe", "--no-compile-cache", *map(str, options)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "linear probe: learnt from 18 videos, counted on 6"
     assert lines[-1] == f"written to {tmp_path / 'final'}"

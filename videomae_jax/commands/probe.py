@@ -35,6 +35,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     )
     command.add_argument(
         "--kind",
+        "--recipe",
         choices=("linear", "attentive", "knn"),
         default="linear",
         help="linear: on the mean of all tokens; attentive: a learnt query on the tokens; knn: by "
@@ -54,6 +55,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         "probe: linear ones as a model in DIR/final, for classify and evaluate",
     )
     add_model_options(command)
+    command.add_argument("--init", dest="model", metavar="CKPT", help="the same as --model")
     add_views_options(command)
     command.add_argument(
         "--epochs", type=whole, default=30, metavar="N", help="of attentive probes (default: 30)"

@@ -59,13 +59,13 @@ def fit_linear(
     out, accuracies = held_out(labels, seed=seed), {}
     if out.any():
         for decay in DECAYS:
-            kernel, bias = _fit(standard[~out], labels[~out], classes, decay)
+            kernel, bias = _fit(standard, labels, ~out, classes, decay)
             said = (standard[out] @ kernel + bias).argmax(axis=1)
             accuracies[decay] = float((said == labels[out]).mean())
     # Of equals the middle one, which is the furthest from doing harm.
     middle = DECAYS[len(DECAYS) // 2]
     best = max(DECAYS, key=lambda decay: (accuracies.get(decay, 0.0), -abs(np.log(decay / middle))))
-    kernel, bias = _fit(standard, labels, classes, best)
+    kernel, bias = _fit(standard, labels, np.ones(len(labels), bool), classes, best)
     kernel = kernel / deviation[:, None]
     return LinearProbe(
         kernel=kernel.astype(np.float32),
@@ -90,24 +90,34 @@ def held_out(labels: Int[np.ndarray, "N"], *, seed: int) -> np.ndarray:
 
 
 def _fit(
-    features: np.ndarray, labels: np.ndarray, classes: int, decay: float
+    features: np.ndarray, labels: np.ndarray, used: np.ndarray, classes: int, decay: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    kernel, bias = _minimise(jnp.asarray(features), jnp.asarray(labels), classes, decay)
+    """Kernel and bias, float64, that do best on the rows that are `used`."""
+    # All rows, whichever count: one shape, one program.
+    share = (used / used.sum()).astype(np.float32)
+    kernel, bias = _minimise(features, labels, share, classes, decay)
     return np.asarray(kernel, np.float64), np.asarray(bias, np.float64)
 
 
-@functools.partial(jax.jit, static_argnums=2)
+@functools.partial(jax.jit, static_argnums=3)
 def _minimise(
-    features: Float32[Array, "N D"], labels: Int[Array, "N"], classes: int, decay: Any
+    features: Float32[Array, "N D"],
+    labels: Int[Array, "N"],
+    share: Float32[Array, "N"],
+    classes: int,
+    decay: Any,
 ) -> tuple[Array, Array]:
-    """Kernel [D, K] and bias [K] of least cross-entropy plus decay / 2 * |kernel|^2."""
+    """Kernel [D, K] and bias [K] of least cross-entropy, each row's times its share, plus decay.
+
+    The decay adds decay / 2 times the sum of squares of the kernel.
+    """
     import optax
 
     def loss(weights: tuple[Array, Array]) -> Array:
         kernel, bias = weights
         logits = jnp.matmul(features, kernel, precision="highest") + bias
-        entropy = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-        return entropy + decay / 2 * jnp.sum(kernel**2)
+        entropies = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return jnp.sum(share * entropies) + decay / 2 * jnp.sum(kernel**2)
 
     solver = optax.lbfgs()
     value_and_gradient = optax.value_and_grad_from_state(loss)
