@@ -17,7 +17,7 @@ from videomae_jax.commands.model_options import (
 
 if TYPE_CHECKING:
     from videomae_jax.inference import Checkpoint
-    from videomae_jax.training.examples import Examples, Kind
+    from videomae_jax.training.examples import Examples
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -90,7 +90,7 @@ def evaluate_videos(options: argparse.Namespace) -> int:
     return 0
 
 
-def read_videos(options: argparse.Namespace, kind: "Kind") -> "Examples":
+def read_videos(options: argparse.Namespace, kind: str) -> "Examples":
     """The labelled videos of the split that is asked for, or that an evaluation is about.
 
     Raises:
