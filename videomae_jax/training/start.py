@@ -1,6 +1,6 @@
 """What does a run start from? Drawn weights, or those of a checkpoint where they fit.
 
-From a checkpoint the encoder is taken whole or not at all. What stands on it (a head, a decoder) is
+From a checkpoint the encoder is taken, or nothing is. What stands on it (a head, a decoder) is
 taken where it is the same, and drawn where it isn't; both are said.
 """
 
@@ -54,6 +54,9 @@ def take_over(
     if "encoder" not in given:
         given = {"encoder": given}
     _check_encoder(given["encoder"], drawn["encoder"], source=source)
+    # A pre-trained encoder ends in a norm, which a classifier of the mean has no place for.
+    spare = [f"encoder/{name}" for name in sorted(set(given["encoder"]) - set(drawn["encoder"]))]
+    given["encoder"] = {name: given["encoder"][name] for name in drawn["encoder"]}
     if labels is None or checkpoint.labels != labels:
         given.pop("classifier", None)
     fits = {
@@ -63,7 +66,7 @@ def take_over(
     if not decoder <= fits:
         # One was trained for the other.
         fits -= decoder
-    _say(source, drawn, fits, set(given) - fits)
+    _say(source, drawn, fits, {*(set(given) - fits), *spare})
     _warn(checkpoint, recipe, source=source)
     return {name: given[name] if name in fits else drawn[name] for name in drawn}
 
