@@ -152,7 +152,7 @@ def test_what_is_taken_over_is_said(pretrained, data, tmp_path, capsys):
     [
         ("--model.num-attention-heads", 4, "num_attention_heads 2 where the recipe has 4"),
         ("--model.patch-size", "4 4", "patch_size (8, 8) where the recipe has (4, 4)"),
-        ("--model.hidden-size", 24, "[192, 16] where [192, 24] is wanted"),
+        ("--model.hidden-size", 24, "no start for the recipe's model: encoder/layers/attention/"),
     ],
 )
 def test_a_start_that_does_not_fit_is_refused(
