@@ -53,11 +53,20 @@ def _product_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array
 def _product_backward(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
     x, kernel = kept
     gradient = gradient.astype(x.dtype)
-    rows = tuple(range(x.ndim - 1))
-    of_kernel = jax.lax.dot_general(
-        x, gradient, ((rows, rows), ((), ())), preferred_element_type=jnp.float32
-    )
+    if x.shape[-1] > gradient.shape[-1]:
+        # XLA's CPU backend turns the left side round, and computes again whatever that was made by:
+        # so that is the narrower one. The barrier keeps it from choosing the other.
+        of_kernel = jax.lax.optimization_barrier(_over_rows(gradient, x)).T
+    else:
+        of_kernel = _over_rows(x, gradient)
     return _product(gradient, kernel.T).astype(x.dtype), of_kernel.astype(kernel.dtype)
+
+
+def _over_rows(left: Array, right: Array) -> Array:
+    """left' @ right, with all rows [..., D] of each as one axis."""
+    rows = tuple(range(left.ndim - 1))
+    axes = ((rows, rows), ((), ()))
+    return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
 
 
 _product.defvjp(_product_forward, _product_backward)
