@@ -10,6 +10,7 @@ others. The same command again writes the clips that are missing.
 
 import argparse
 import csv
+import multiprocessing
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -39,7 +40,9 @@ def generate(out: Path, *, count: int, seed: int, workers: int | None = None) ->
     out.mkdir(parents=True, exist_ok=True)
     rows = [(file_name(number, seed), label_of(number, seed)) for number in range(count)]
     wanted = [number for number in range(count) if not (out / rows[number][0]).exists()]
-    with ProcessPoolExecutor(workers or os.cpu_count()) as pool:
+    # Not forks of a process that may have threads, and a mode of rounding that a codec minds.
+    fresh = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers or os.cpu_count() or 1, count), fresh) as pool:
         writing = (
             pool.map(
                 write_clip,
