@@ -304,3 +304,42 @@ def test_the_whole_model_compiles_and_its_chips_do_not_talk(topology, tmp_path):
     config = dataclasses.replace(TINY, hidden_size=128)
     assert found["flops"] > flops_per_clip(config)
     assert 0 < found["memory_bytes"] < 1e9
+
+
+@pytest.mark.tpu
+@pytest.mark.skipif(NO_LIBTPU, reason="needs libtpu, the TPU compiler: pip install libtpu")
+def test_cut_parameters_take_less_memory_and_are_gathered(tmp_path):
+    script = tmp_path / "compile.py"
+    script.write_text(
+        "from tpu import aot\n"
+        "from tpu.chips import parse_topology\n"
+        "import dataclasses, json\n"
+        "aot.prepare()\n"
+        "from tests.configs import TINY\n"
+        "config = dataclasses.replace(TINY, hidden_size=128)\n"
+        "found = {}\n"
+        "for sharding in ('replicated', 'fsdp', 'tensor'):\n"
+        "    request = aot.Request(\n"
+        "        topology='v5e:2x2', config=config, batch=3, sharding=sharding\n"
+        "    )\n"
+        "    chip, name, _ = parse_topology(request.topology)\n"
+        "    program = aot._compiled(request, aot.tpu_mesh(chip, name), 1)\n"
+        "    size = program.memory_analysis().argument_size_in_bytes\n"
+        "    found[sharding] = (size, program.as_text())\n"
+        "print(json.dumps(found))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (whole, alone), (cut, gathering), (_, summing) = found.values()
+    assert cut < 0.7 * whole
+    assert "all-gather" not in alone
+    assert "all-gather" in gathering
+    assert "all-reduce" in summing

@@ -177,7 +177,7 @@ def account(request: Request) -> Account:
         AotError: without libtpu, for a topology that doesn't exist, or a program that can't be
             compiled for it, because it doesn't fit, say.
     """
-    chip, topology, chips = parse_topology(request.topology)
+    chip, topology, _ = parse_topology(request.topology)
     prepare()
     mesh = tpu_mesh(chip, topology)
     start = time.perf_counter()
@@ -192,21 +192,39 @@ def account(request: Request) -> Account:
             return None
         return whole_count(one, two, layers) / request.batch
 
+    counted = PROGRAMS[request.program].count(request.config)
+    return account_of(once, request, of_a_clip, counted_flops=counted, compile_seconds=seconds)
+
+
+def account_of(
+    program: Any,
+    request: Request,
+    of_a_clip: Callable[[str], float | None],
+    *,
+    counted_flops: int,
+    compile_seconds: float,
+) -> Account:
+    """Of a compiled program, whose memory counts; `of_a_clip` gives costs by the compiler's names.
+
+    Raises:
+        AotError: where the compiler doesn't say what a program costs.
+    """
+    chip, topology, chips = parse_topology(request.topology)
     flops, traffic = of_a_clip("flops"), of_a_clip("bytes accessed")
     if flops is None or traffic is None:
         raise AotError(f"the compiler of {topology} does not say what the program costs")
-    memory = once.memory_analysis()
+    memory = program.memory_analysis()
     return Account(
         topology=topology,
         chips=chips,
         batch=request.batch,
-        compile_seconds=seconds,
+        compile_seconds=compile_seconds,
         argument_bytes=memory.argument_size_in_bytes,
         output_bytes=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
         program_bytes=memory.generated_code_size_in_bytes,
         flops=flops,
-        counted_flops=PROGRAMS[request.program].count(request.config),
+        counted_flops=counted_flops,
         traffic_bytes=traffic,
         # Negative where the compiler has none.
         estimated_seconds=of_a_clip("optimal_seconds"),

@@ -26,6 +26,12 @@ def add_aot(commands: Any) -> None:
     )
     add_network(command)
     command.add_argument(
+        "--recipe",
+        metavar="NAME",
+        help="the training step of a recipe (see `videomae recipes`) in place of the forward pass, "
+        "its network and sizes; --dtype is of the arithmetic",
+    )
+    command.add_argument(
         "--batch", type=int, default=32, metavar="B", help="clips a chip (default: 32)"
     )
     command.add_argument(
@@ -88,12 +94,13 @@ def add_network(command: argparse.ArgumentParser) -> None:
 
 
 def compile_ahead(options: argparse.Namespace) -> int:
-    """Print what the classifier's forward pass needs on a TPU. Every figure is modelled."""
+    """Print what the classifier's forward pass, or a training step, needs on a TPU, modelled."""
     # Before the first import of JAX, which reads it then.
     set_environment()
     if options.batch < 1:
         raise ValueError(f"--batch must be at least 1, got {options.batch}")
-    config = chosen_config(options)
+    recipe = chosen_recipe(options)
+    config = chosen_config(options) if recipe is None else recipe.model
     prepare()
     request = Request(
         topology=options.topology,
@@ -105,16 +112,45 @@ def compile_ahead(options: argparse.Namespace) -> int:
         sharding=options.sharding,
         model_axis=options.model_axis,
     )
-    found = account(request)
-    name = options.model if options.config is None else str(options.config)
+    if recipe is None:
+        found = account(request)
+        name = options.model if options.config is None else str(options.config)
+    else:
+        from tpu.aot_train import account_training
+
+        found, name = account_training(request, recipe), f"a step of {options.recipe}"
     if options.json:
         asked = {"model": name, **dataclasses.asdict(request), "config": config.to_dict()}
         print(json.dumps(asked | found.to_dict()))
     else:
-        heads, clips = config.num_attention_heads, options.clips or options.dtype
+        clips = options.clips or ("uint8" if recipe else options.dtype)
+        heads = config.num_attention_heads
         what = f"{name}, {heads} heads, {options.dtype}, {options.batch} {clips} clips a chip"
         print(as_text(found, what=what))
     return 0
+
+
+def chosen_recipe(options: argparse.Namespace) -> Any:
+    """The recipe of `--recipe`, with what other options say in it; None without.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
+    if options.recipe is None:
+        return None
+    from videomae_jax.training.recipes import RECIPES
+
+    if options.recipe not in RECIPES:
+        raise ValueError(f"no recipe {options.recipe!r}; one of: {', '.join(RECIPES)}")
+    recipe = RECIPES[options.recipe]
+    model = recipe.model
+    model = dataclasses.replace(
+        model,
+        num_attention_heads=options.num_heads or model.num_attention_heads,
+        # What the data would say.
+        num_labels=options.num_labels or model.num_labels or 400,
+    )
+    return dataclasses.replace(recipe, model=model, dtype=options.dtype)
 
 
 def chosen_config(options: argparse.Namespace) -> Any:
