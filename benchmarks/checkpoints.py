@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from videomae_jax.config import BEYOND_HF, VARIANTS, VideoMAEConfig
+from videomae_jax.config import VARIANTS, VideoMAEConfig
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -168,12 +168,7 @@ def draw(shapes: Shapes, *, seed: int = 0) -> Iterator[tuple[str, np.ndarray]]:
 
 def hugging_face_config(config: VideoMAEConfig, architecture: str) -> dict[str, Any]:
     """The contents of the config.json that belongs to the weights."""
-    # transformers has no entries for the rest.
-    fields = {name: value for name, value in config.to_dict().items() if name not in BEYOND_HF}
-    return fields | {
-        "architectures": [HUGGING_FACE_CLASSES[architecture]],
-        "model_type": "videomae",
-    }
+    return config.to_hf() | {"architectures": [HUGGING_FACE_CLASSES[architecture]]}
 
 
 def write_safetensors(
