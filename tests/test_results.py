@@ -8,7 +8,7 @@ import pytest
 
 from tpu.job import Job, JobError, result_schema
 from tpu.part_files import read_rows, write_part
-from tpu.results import intervals, open_results
+from tpu.results import Place, intervals, open_results
 from tpu.shards import BLOCK, Shard
 
 JOB = Job(
@@ -149,6 +149,52 @@ def test_what_is_added_is_written_even_when_the_job_fails(out):
     assert read(out)["row"].tolist() == [5]
 
 
+@pytest.mark.parametrize("failing", [".parquet", ".json"])
+def test_a_part_whose_writing_fails_is_written_once(out, failing, monkeypatch):
+    failures = []
+
+    def write(self, content, *names, shard):
+        written(self, content, *names, shard=shard)
+        # It has arrived, and nobody was told so.
+        if names[-1].endswith(failing) and not failures and "part-" in names[-1]:
+            failures.append(names)
+            raise OSError("no answer")
+
+    def add_rows():
+        with open_results(out, JOB, schema()) as results:
+            results.add(row(5))
+            with pytest.raises(OSError, match="no answer"):
+                results.flush()
+            assert not results.add(row(5, error="late"))
+            assert results.add(row(6))
+
+    written = Place.write
+    monkeypatch.setattr(Place, "write", write)
+    add_rows()
+    found = read(out)
+    assert found["row"].tolist() == [5, 6]
+    assert found["error"].isna().all()
+    with open_results(out, JOB, schema()) as results:
+        assert results.done.nonzero()[0].tolist() == [5, 6]
+
+
+def test_trouble_that_passes_does_not_end_the_job(out, monkeypatch):
+    trouble = [ConnectionResetError("gone")]
+
+    def write(self, *arguments, **named):
+        if trouble:
+            raise trouble.pop()
+        return written(self, *arguments, **named)
+
+    written = Place._write
+    with open_results(out, JOB, schema()) as results:
+        monkeypatch.setattr(Place, "_write", write)
+        results.add(row(5))
+        results.flush()
+        assert not trouble
+    assert read(out)["row"].tolist() == [5]
+
+
 def test_old_rows_do_not_wait_for_a_full_part(out):
     with open_results(out, JOB, schema(), seconds_a_part=0.0) as results:
         results.add(row(5))
@@ -240,6 +286,20 @@ def test_parts_say_which_rows_they_hold(format):
     numbers, errors = read_rows(content, format)
     assert numbers.tolist() == [8, 3, 30]
     assert errors == 1
+
+
+def test_ends_of_lines_within_a_text_are_none_of_a_part():
+    added = row(8, error="a\u2028b\u0085c\vd\ne\rf")
+    content = write_part([added, row(9)], schema(), "jsonl")
+    assert content.count(b"\n") == 2
+    assert read_rows(content, "jsonl")[0].tolist() == [8, 9]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_json_has_no_word_for_what_is_no_number(value):
+    (line,) = write_part([row(8) | {"duration_s": value}], schema(), "jsonl").splitlines()
+    strict = json.loads(line, parse_constant=pytest.fail)
+    assert strict["duration_s"] is None
 
 
 def test_intervals():

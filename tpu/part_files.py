@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ def read_rows(content: bytes, format: str) -> tuple[np.ndarray, int]:
         ValueError: for what is no such part.
     """
     if format == "jsonl":
-        rows = [json.loads(line) for line in content.decode().splitlines()]
+        # As bytes: a text has more ends of lines than JSON escapes, U+2028 for one.
+        rows = [json.loads(line) for line in content.splitlines()]
         numbers = np.array([row["row"] for row in rows], np.int64)
         return numbers, sum(row["error"] is not None for row in rows)
     import pyarrow.parquet as pq
@@ -42,7 +44,10 @@ def read_rows(content: bytes, format: str) -> tuple[np.ndarray, int]:
 
 
 def _plain(row: Mapping[str, Any], schema: "pa.Schema") -> dict[str, Any]:
-    """What JSON can say of a row: times as text, bytes as text where they are UTF-8."""
+    """What JSON can say of a row: times as text, bytes as text where they are UTF-8.
+
+    What is no number, or has no end, is null.
+    """
     return {name: _plain_value(row.get(name)) for name in schema.names}
 
 
@@ -51,7 +56,7 @@ def _plain_value(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, bytes):
         return value.decode("utf-8", "backslashreplace")
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {str(key): _plain_value(each) for key, each in value.items()}

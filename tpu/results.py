@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tpu.files import retried
 from tpu.job import Job, JobError
 from tpu.lock import writer_lock
 from tpu.part_files import read_rows, write_part
@@ -108,7 +109,13 @@ class Place:
         return self.filesystem.cat_file(self.path(*names))
 
     def write(self, content: bytes, *names: str, shard: Shard) -> None:
-        """Make or replace a file: it is there whole or not at all, and on the disk afterwards."""
+        """Make or replace a file: it is there whole or not at all, and on the disk afterwards.
+
+        What fails for a passing reason is tried again.
+        """
+        retried(lambda: self._write(content, *names, shard=shard))
+
+    def _write(self, content: bytes, *names: str, shard: Shard) -> None:
         if not self.is_local:
             # An object appears when all of it has arrived.
             self.filesystem.pipe_file(self.path(*names), content)
@@ -194,6 +201,8 @@ class Results:
         self._rows_a_part, self._seconds_a_part = rows_a_part, seconds_a_part
         self._lock = threading.Lock()
         self._waiting: dict[int, Mapping[str, Any]] = {}
+        # The part that is being written: its name, and its rows by their numbers.
+        self._begun: tuple[str, dict[int, Mapping[str, Any]]] | None = None
         self._since = time.monotonic()
         self.done = np.zeros(job.rows, bool)
         self.errors = 0
@@ -212,7 +221,8 @@ class Results:
         """
         number = int(row["row"])
         with self._lock:
-            if self.done[number] or number in self._waiting:
+            begun = {} if self._begun is None else self._begun[1]
+            if self.done[number] or number in self._waiting or number in begun:
                 return False
             self._waiting[number] = row
             full = len(self._waiting) >= self._rows_a_part
@@ -228,22 +238,27 @@ class Results:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything that waits, as one part."""
+        """Write everything that waits, as one part; before it, one whose writing has failed."""
         with self._lock:
             self._since = time.monotonic()
-            if not self._waiting:
-                return
-            self._held.check()
-            rows = [self._waiting[number] for number in sorted(self._waiting)]
-            numbers = np.array(sorted(self._waiting), np.int64)
-            failed = sum(row["error"] is not None for row in rows)
-            content = write_part(rows, self._schema, self._job.format)
-            name = self._new_name()
-            self._place.write(content, f"{name}.{self._job.format}", shard=self._shard)
-            self._note(name, numbers, errors=failed, size=len(content))
-            self.done[numbers] = True
-            self.errors += failed
-            self._waiting = {}
+            while self._begun is not None or self._waiting:
+                if self._begun is None:
+                    self._begun = self._new_name(), self._waiting
+                    self._waiting = {}
+                # One that failed may have arrived all the same: the same rows have the same name.
+                self._held.check()
+                self._write_part(*self._begun)
+                self._begun = None
+
+    def _write_part(self, name: str, waiting: dict[int, Mapping[str, Any]]) -> None:
+        numbers = np.array(sorted(waiting), np.int64)
+        rows = [waiting[number] for number in numbers.tolist()]
+        failed = sum(row["error"] is not None for row in rows)
+        content = write_part(rows, self._schema, self._job.format)
+        self._place.write(content, f"{name}.{self._job.format}", shard=self._shard)
+        self._note(name, numbers, errors=failed, size=len(content))
+        self.done[numbers] = True
+        self.errors += failed
 
     def _new_name(self) -> str:
         now = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%S")
