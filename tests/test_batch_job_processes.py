@@ -1,5 +1,6 @@
 """Many processes and devices, one OUT."""
 
+import signal
 import socket
 
 import pytest
@@ -88,6 +89,25 @@ def test_a_process_that_is_killed_takes_no_other_with_it(model, manifest, alone,
     assert 1476 <= len(rows(tmp_path / "out")) < 2500
     assert run(manifest, tmp_path / "out", "--model", model, "--batch", 4) == 0
     assert_same(alone, rows(tmp_path / "out"))
+
+
+def test_a_process_that_can_not_begin_does_not_wait_for_the_others(model, manifest, tmp_path):
+    address = f"127.0.0.1:{free_port()}"
+    among = ("--model", model, "--distributed", "--coordinator", address, "--num-processes", 2)
+    first = start(manifest, tmp_path / "out", *among, "--process-id", 0, "--flush-seconds", 0.1)
+    second = start(tmp_path / "none.txt", tmp_path / "out", *among, "--process-id", 1)
+    while not list((tmp_path / "out").glob("part-*")):
+        assert first.poll() is None, finish(first)
+    # It is not done before the other one is gone.
+    first.send_signal(signal.SIGSTOP)
+    try:
+        code, errors = finish(second)
+    finally:
+        first.send_signal(signal.SIGCONT)
+    assert code == 2
+    assert "none.txt: doesn't exist" in errors
+    code, errors = finish(first)
+    assert (code, last_line(errors)["done"]) == (0, 1476), errors
 
 
 @pytest.mark.parametrize("way", ["fsdp", "tensor"])

@@ -101,6 +101,7 @@ class Pipeline:
         self._put(None, stop)
         while self._thread.is_alive() and not stop.is_set():
             self._thread.join(LOOK_S)
+            self._progress.tell()
         self._thread.join(LAST_BATCHES_S)
         self.check()
 
@@ -122,6 +123,7 @@ class Pipeline:
                 if stop.is_set():
                     break
                 self._results.flush_old()
+                self._progress.tell()
         self.check()
         return None
 

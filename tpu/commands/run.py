@@ -4,13 +4,14 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from typing import Any
 
 from tpu.commands.job_options import Prepared, add_job_options, make_predictor, prepare, whole
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.background import usable_cores
-from videomae_jax.command import log_on_stderr
+from videomae_jax.command import fail, log_on_stderr
 
 EXIT = {"done": 0, "stopped": 0, "failed": 3}
 
@@ -58,18 +59,20 @@ def run_job(options: argparse.Namespace) -> int:
     """
     shard = Shard.parse(options.shard) if options.shard else Shard()
     with stop_on_sigterm() as stop, log_on_stderr("tpu"):
-        import jax
-
         from videomae_jax.compile_cache import use_compile_cache
 
         if options.distributed:
             shard = shard.of(*join_processes(options))
         cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
-        with cache:
-            outcome = do_shard(options, prepare(options), shard, stop)
+        try:
+            with cache:
+                outcome = do_shard(options, prepare(options), shard, stop)
+        except Exception as error:
+            if options.distributed:
+                leave_failed(error)
+            raise
         if options.distributed:
             leave_processes(EXIT[outcome], wait=outcome == "done")
-        del jax
         return EXIT[outcome]
 
 
@@ -161,3 +164,18 @@ def leave_processes(code: int, *, wait: bool) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def leave_failed(error: Exception) -> None:
+    """End this process after an error, which is told; the others go on.
+
+    By itself Python would wait for them at its end, for days. Process 0 must: it is their door.
+    """
+    import jax
+
+    if isinstance(error, ValueError):
+        code = fail("tpu", error)
+    else:
+        traceback.print_exception(error)
+        code = 1
+    leave_processes(code, wait=jax.process_index() == 0)
