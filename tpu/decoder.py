@@ -127,25 +127,29 @@ class Decoder:
         self.kill()
 
     def _start(self) -> None:
-        ours, theirs = Pipe()
-        descriptors = theirs.fileno(), self._slots.descriptor
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tpu.decode_worker", *map(str, descriptors)],
-            pass_fds=descriptors,
-            # Ctrl-C in a terminal is for the job alone.
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env=_environment(os.environ),
-        )
-        theirs.close()
-        self._connection = ours
         try:
+            self._launch()
             if self._ask(self._reading.to_dict(), START_TIMEOUT_S) is None:
                 raise EOFError
+        # Too many processes or open files, or no memory for one, are among them.
         except (EOFError, OSError) as error:
             self.kill()
-            raise DecoderError("a decode process could not be started") from error
+            why = f" ({error})" if str(error) else ""
+            raise DecoderError(f"a decode process could not be started{why}") from error
+
+    def _launch(self) -> None:
+        self._connection, theirs = Pipe()
+        descriptors = theirs.fileno(), self._slots.descriptor
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tpu.decode_worker", *map(str, descriptors)],
+                pass_fds=descriptors,
+                # Ctrl-C in a terminal is for the job alone.
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                env=_environment(os.environ),
+            )
 
     def _ask(self, message: Any, timeout_s: float) -> Any:
         """The answer, or None if there is none in time."""
