@@ -278,6 +278,7 @@ def test_prices_are_the_users(capsys):
         ("--videos many --chip v5e", "--videos: invalid positive value: 'many'"),
         ("--videos 1e6 --chip v9", "--chip: invalid choice: 'v9'"),
         ("--videos 1e6 --chip v5e --chips 1.5", "--chips: must be a whole number"),
+        ("--videos 1e6 --chip v5e --chips inf", "--chips: must be a whole number"),
         ("--videos 1e6 --chip v5e --chips 1 --hours 2", "not allowed with argument --chips"),
         ("--videos 1e6 --chip v5e --efficiency 40", "--efficiency: must be above 0 and 1 at most"),
         ("--videos 1e6 --chip v5e --views 5", "5x3"),

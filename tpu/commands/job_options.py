@@ -111,7 +111,7 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
 def whole(text: str) -> int:
     """A whole number of at least 1; 1e6 is one."""
     value = float(text)
-    if value != int(value) or value < 1:
+    if not value.is_integer() or value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
     return int(value)
 
