@@ -1,13 +1,14 @@
 """What all commands do alike."""
 
 import gc
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from videomae_jax.command import run_quietly, seldom_collecting
+from videomae_jax.command import LOGGERS, log_on_stderr, run_quietly, seldom_collecting
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,3 +44,22 @@ def test_ctrl_c_ends_without_a_word(capsys):
 
     assert run_quietly(run) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_shown_once_though_a_library_logs_on_the_root(capsys):
+    propagates = [logging.getLogger(name).propagate for name in LOGGERS]
+    # What absl does as soon as Orbax logs anything.
+    root = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(root)
+    try:
+        with log_on_stderr("videomae"):
+            logging.getLogger("videomae_jax.training.start").info("encoder taken")
+            logging.getLogger("videomae_jax.video").info("of no interest")
+            logging.getLogger("videomae_jax.video").warning("mind this")
+    finally:
+        logging.getLogger().removeHandler(root)
+    assert capsys.readouterr().err.splitlines() == [
+        "videomae: encoder taken",
+        "videomae: warning: mind this",
+    ]
+    assert [logging.getLogger(name).propagate for name in LOGGERS] == propagates

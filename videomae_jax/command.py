@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+LOGGERS = ("convert", "tpu", "videomae_jax")
+"""Those of the three packages: what a command may show."""
 TOLD = ("convert", "videomae_jax.boxed", "videomae_jax.training")
 """Loggers whose every word a user sees: a conversion on first use, which model is used, a run."""
 
@@ -83,17 +85,20 @@ def log_on_stderr(program: str) -> Iterator[None]:
     """Show what is logged as lines of a command: warnings, and all that `TOLD` says."""
     handler = logging.StreamHandler()
     handler.setFormatter(LogLine(program))
-    loggers = [logging.getLogger(name) for name in ("convert", "tpu", "videomae_jax")]
+    # absl, of which Orbax and Grain are users, puts a handler on the root: it would say all again.
+    loggers = {logging.getLogger(name): logging.getLogger(name).propagate for name in LOGGERS}
     levels = {logging.getLogger(name): logging.getLogger(name).level for name in TOLD}
     for logger in levels:
         logger.setLevel(logging.INFO)
     for logger in loggers:
         logger.addHandler(handler)
+        logger.propagate = False
     try:
         yield
     finally:
-        for logger in loggers:
+        for logger, propagates in loggers.items():
             logger.removeHandler(handler)
+            logger.propagate = propagates
         for logger, level in levels.items():
             logger.setLevel(level)
 
