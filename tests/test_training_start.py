@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import re
 
 import jax
 import numpy as np
@@ -43,3 +44,21 @@ def test_an_encoder_is_taken_with_or_without_the_norm_at_its_end(use_mean_poolin
         jax.tree.map(np.testing.assert_array_equal, subtree, given.params["encoder"][name])
     assert "encoder taken from there; classifier, fc_norm new" in caplog.text
     assert ("encoder/norm" in caplog.text) != use_mean_pooling
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({"qkv_bias": True}, "encoder/layers/attention/qkv/query_bias [2, 16]"),
+        ({"layer_scale_init_value": 0.1}, "encoder/layers/scale_1/gamma [2, 16]"),
+        ({"use_learnable_pos_emb": True}, "encoder/pos_embed [8, 16]"),
+    ],
+)
+def test_an_encoder_with_weights_that_have_no_place_is_refused(fields, name):
+    # Left out, they would make it another network; or all of it would be drawn anew.
+    given = pretrained(dataclasses.replace(MODEL, **fields))
+    model = dataclasses.replace(RECIPE.model, qkv_bias=False)
+    drawn = draw_params(jax.random.key(8), VideoClassifier(model))
+    recipe = dataclasses.replace(RECIPE, model=model)
+    with pytest.raises(ValueError, match=re.escape(f"{name} where nothing is wanted")):
+        take_over(drawn, given, recipe, None, source="there")

@@ -54,7 +54,7 @@ def take_over(
     if "encoder" not in given:
         given = {"encoder": given}
     _check_encoder(given["encoder"], drawn["encoder"], source=source)
-    # A pre-trained encoder ends in a norm, which a classifier of the mean has no place for.
+    # A classifier of the mean has no place for the norm that a pre-trained encoder ends in.
     spare = [f"encoder/{name}" for name in sorted(set(given["encoder"]) - set(drawn["encoder"]))]
     given["encoder"] = {name: given["encoder"][name] for name in drawn["encoder"]}
     if labels is None or checkpoint.labels != labels:
@@ -94,11 +94,13 @@ def _spelled(value: Any) -> str:
 
 
 def _check_encoder(given: "Params", wanted: "Params", *, source: str) -> None:
+    """Refuse weights of other shapes, and any that the model has no place for but a norm's."""
     there, needed = _shapes(given), _shapes(wanted)
+    spare = [name for name in there if name not in needed and not name.startswith("norm/")]
     problems = [
-        f"encoder/{name} {there.get(name, 'missing')} where {needed[name]} is wanted"
-        for name in needed
-        if there.get(name) != needed[name]
+        f"encoder/{name} {there.get(name, 'missing')} where {needed.get(name, 'nothing')} is wanted"
+        for name in [*needed, *spare]
+        if there.get(name) != needed.get(name)
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
