@@ -367,7 +367,7 @@ def test_steps_of_an_epoch(examples):
     ("settings", "options", "message"),
     [
         ({"batch_size": 3}, {"process_count": 2}, "a multiple of the 2 processes, got 3"),
-        ({"batch_size": 0}, {}, "batch_size must be a multiple of the 1 processes, got 0"),
+        ({"batch_size": 0}, {}, "batch_size must be at least 1, got 0"),
         ({"batch_size": 2}, {"process_index": 1}, "process_index must be 0 to 0, got 1"),
         ({"batch_size": 2, "workers": -1}, {}, "workers must be at least 0, got -1"),
         ({"batch_size": 2, "sampling": "x"}, {}, "no sampling rule 'x'; one of: kinetics_train"),

@@ -199,17 +199,13 @@ def _check(
         raise ValueError(f"on_bad_video must be skip or stop, got {on_bad_video!r}")
     if not 0 <= index < count:
         raise ValueError(f"process_index must be 0 to {count - 1}, got {index}")
-    if settings.batch_size < 1 or settings.batch_size % count:
+    if settings.batch_size % count:
         raise ValueError(
             f"input.batch_size must be a multiple of the {count} processes, got "
             f"{settings.batch_size}"
         )
-    if settings.workers < 0:
-        raise ValueError(f"input.workers must be at least 0, got {settings.workers}")
     if config.num_channels != 3:
         raise ValueError(f"videos have 3 colours, the model takes {config.num_channels}")
     rules = [*RANDOM, *SAMPLING]
     if settings.sampling not in rules:
         raise ValueError(f"no sampling rule {settings.sampling!r}; one of: {', '.join(rules)}")
-    if settings.rate < 1:
-        raise ValueError(f"input.rate must be at least 1, got {settings.rate}")

@@ -5,9 +5,36 @@ command line by its dotted name, `--optimizer.base-lr 1e-3`.
 """
 
 import dataclasses
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 from videomae_jax.config import VideoMAEConfig
+
+
+def _check(
+    settings: Any,
+    *,
+    counts: Sequence[str] = (),
+    amounts: Sequence[str] = (),
+    shares: Sequence[str] = (),
+    parts: Sequence[str] = (),
+) -> None:
+    """Refuse what can't be: counts below 1, amounts below 0, shares over 1 and parts of 1.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    rules = (
+        (counts, "at least 1", lambda value: value >= 1),
+        (amounts, "at least 0", lambda value: value >= 0),
+        (shares, "0 to 1", lambda value: 0 <= value <= 1),
+        (parts, "at least 0 and less than 1", lambda value: 0 <= value < 1),
+    )
+    for names, wanted, allowed in rules:
+        for name in names:
+            value = getattr(settings, name)
+            if not allowed(value):
+                raise ValueError(f"{name} must be {wanted}, got {value}")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -30,6 +57,9 @@ class Input:
     rate: int = 4
     canvas: int = 0
     workers: int = 0
+
+    def __post_init__(self):
+        _check(self, counts=("batch_size", "repeats", "rate"), amounts=("canvas", "workers"))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +89,9 @@ class Optimizer:
     accumulate: int = 1
     ema: float = 0.0
 
+    def __post_init__(self):
+        _check(self, counts=("accumulate",), amounts=("clip_norm", "weight_decay"), parts=("ema",))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
@@ -87,6 +120,10 @@ class Augment:
     mix_switch: float = 0.5
     smoothing: float = 0.0
 
+    def __post_init__(self):
+        shares = ("flip", "erase", "mix", "mix_switch", "smoothing")
+        _check(self, amounts=("mixup", "cutmix"), shares=shares)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Masking:
@@ -114,7 +151,7 @@ class Recipe:
     remat: compute each layer's inside again in the backward pass, in a tenth of the memory.
     class_weights: "" or "balanced" (inverse to a class's frequency).
     checkpoint_every, keep: steps between checkpoints (0: once an epoch), and how many are kept.
-    evaluate_every: epochs between evaluations on the validation part.
+    evaluate_every: epochs between evaluations on the validation part, 0 for none.
     """
 
     task: Literal["pretrain", "finetune"]
@@ -134,3 +171,7 @@ class Recipe:
     checkpoint_every: int = 0
     keep: int = 1
     evaluate_every: float = 1.0
+
+    def __post_init__(self):
+        often = ("checkpoint_every", "evaluate_every")
+        _check(self, counts=("keep",), amounts=often, parts=("drop_path", "head_dropout"))
