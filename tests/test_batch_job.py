@@ -191,6 +191,26 @@ def test_too_many_failures_end_the_job(model, tmp_path, capsys):
     assert rows(tmp_path / "out")["error"].notna().sum() == 20
 
 
+def test_failed_videos_are_done_again_when_asked(model, tmp_path):
+    paths = write_clips(tmp_path / "clips", 6)
+    whole = paths[1].read_bytes()
+    for number in (1, 4):
+        paths[number].unlink()
+        paths[number].write_bytes(b"")
+    again = (tmp_path / "clips", tmp_path / "out", "--model", model, "--batch", 4)
+    assert run(*again) == 0
+    before = rows(tmp_path / "out")
+    assert before.index[before["error"].notna()].tolist() == [1, 4]
+    paths[1].write_bytes(whole)
+    assert run(*again) == 0
+    assert_same(before, rows(tmp_path / "out"))
+    assert run(*again, "--retry-failed") == 0
+    after = rows(tmp_path / "out")
+    assert after["row"].tolist() == list(range(6))
+    assert after.index[after["error"].notna()].tolist() == [4]
+    assert after["frames"][1] == 9
+
+
 FAULTS = """
 import os, signal, sys, time
 if "tpu.decode_worker" in sys.orig_argv:

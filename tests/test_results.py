@@ -8,7 +8,8 @@ import pytest
 
 from tpu.job import Job, JobError, result_schema
 from tpu.part_files import read_rows, write_part
-from tpu.results import Place, intervals, open_results
+from tpu.place import Place
+from tpu.results import intervals, open_results
 from tpu.shards import BLOCK, Shard
 
 JOB = Job(
@@ -195,6 +196,113 @@ def test_trouble_that_passes_does_not_end_the_job(out, monkeypatch):
     assert read(out)["row"].tolist() == [5]
 
 
+def fill(out, job=JOB, shard=None):
+    """Parts of two rows; 1 and 5 are bad, and all of the last."""
+    with open_results(out, job, schema(job), rows_a_part=2, shard=shard) as results:
+        for number in range(8):
+            bad = number in (1, 5, 6, 7)
+            results.add(row(number, error="is empty" if bad else None, job=job))
+
+
+@pytest.mark.parametrize("format", ["parquet", "jsonl"])
+def test_failed_rows_are_done_again(out, format):
+    job = Job(**JOB.to_dict() | {"format": format})
+    fill(out, job)
+    with open_results(out, job, schema(job)) as results:
+        results.forget_failed()
+        assert results.to_do(limit=8).tolist() == [1, 5, 6, 7]
+        assert results.errors == 0
+        assert read(out, format)["row"].tolist() == [0, 2, 3, 4]
+        assert results.add(row(5, error="is empty", job=job))
+        assert results.add(row(6, job=job))
+    with open_results(out, job, schema(job)) as results:
+        assert results.to_do(limit=8).tolist() == [1, 7]
+        assert results.errors == 1
+    found = read(out, format)
+    assert found["row"].tolist() == [0, 2, 3, 4, 5, 6]
+    assert found["error"].notna().sum() == 1
+    assert list(found.columns) == schema(job).names
+    assert list(found["labels"][0]) == ["e", "b"]
+
+
+def test_of_the_first_rows_only_the_failed_are_done_again(out):
+    fill(out)
+    with open_results(out, JOB, schema()) as results:
+        results.forget_failed(limit=7)
+        assert results.to_do(limit=8).tolist() == [1, 5, 6]
+        assert results.errors == 1
+    assert read(out)["row"].tolist() == [0, 2, 3, 4, 7]
+
+
+def test_killed_while_failed_rows_are_taken_out(out, monkeypatch):
+    """At any step: a row is in OUT, or to do, and never both."""
+    steps = 0
+    while True:
+        filesystem, root = fsspec.core.url_to_fs(out)
+        if filesystem.exists(root):
+            filesystem.rm(root, recursive=True)
+        fill(out)
+        if not killed_after(steps, out, monkeypatch):
+            break
+        with open_results(out, JOB, schema()) as results:
+            to_do = results.to_do(limit=8).tolist()
+        rows = read(out)["row"].tolist()
+        assert sorted(rows + to_do) == list(range(8))
+        assert {0, 2, 3, 4} <= set(rows)
+        steps += 1
+    assert steps == 3 + 3 + 2
+
+
+def killed_after(steps, out, monkeypatch):
+    """Whether as many calls change something."""
+    left = [steps]
+
+    def counted(method):
+        def call(self, *arguments, **named):
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            return method(self, *arguments, **named)
+
+        return call
+
+    with open_results(out, JOB, schema()) as results, monkeypatch.context() as patch:
+        for name in ("write", "remove"):
+            patch.setattr(Place, name, counted(getattr(Place, name)))
+        try:
+            results.forget_failed()
+        except KeyboardInterrupt:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("shard", [Shard(0, 2), Shard(0, 3)])
+def test_failed_rows_of_parts_that_are_not_the_shard_s_own_are_left(out, shard):
+    fill(out)
+    before = files(out)
+    words = f"of other shards than {shard}: say --retry-failed"
+    with (
+        open_results(out, JOB, schema(), shard=shard) as results,
+        pytest.raises(JobError, match=words),
+    ):
+        results.forget_failed()
+    assert files(out) == before
+    # What one of two shards wrote is within the whole.
+    fill(out + "-halves", shard=Shard(0, 2))
+    with open_results(out + "-halves", JOB, schema()) as results:
+        results.forget_failed()
+        assert results.to_do(limit=8).tolist() == [1, 5, 6, 7]
+
+
+def test_parts_of_other_shards_are_not_looked_at(tmp_path):
+    out = tmp_path / "out"
+    fill(str(out), shard=Shard(0, 2))
+    for path in [*out.glob("part-*"), *out.glob("_job/done/*")]:
+        path.write_bytes(b"being written")
+    with open_results(str(out), JOB, schema(), shard=Shard(1, 2)) as results:
+        assert not results.done.any()
+
+
 def test_old_rows_do_not_wait_for_a_full_part(out):
     with open_results(out, JOB, schema(), seconds_a_part=0.0) as results:
         results.add(row(5))
@@ -324,6 +432,7 @@ def test_which_shards_overlap(one, other):
     total = 12 * BLOCK
     common = np.intersect1d(one.rows(total), other.rows(total))
     assert one.overlaps(other) == bool(len(common))
+    assert one.is_within(other) == (len(common) == len(one.rows(total)))
 
 
 @pytest.mark.parametrize("text", ["", "1", "2/2", "-1/2", "0/0", "a/b", "1/2/3"])

@@ -18,10 +18,15 @@ def write_part(rows: Sequence[Mapping[str, Any]], schema: "pa.Schema", format: s
         lines = (json.dumps(_plain(row, schema), ensure_ascii=False) for row in rows)
         return "".join(f"{line}\n" for line in lines).encode()
     import pyarrow as pa
+
+    return _parquet(pa.Table.from_pylist(list(rows), schema=schema))
+
+
+def _parquet(table: "pa.Table") -> bytes:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     return buffer.getvalue()
 
 
@@ -41,6 +46,27 @@ def read_rows(content: bytes, format: str) -> tuple[np.ndarray, int]:
     # pyarrow's errors are ValueErrors.
     table = pq.read_table(io.BytesIO(content), columns=["row", "error"])
     return table["row"].to_numpy(), len(table) - table["error"].null_count
+
+
+def without_errors(content: bytes, format: str, limit: int) -> tuple[bytes, np.ndarray, np.ndarray]:
+    """A part without its rows below `limit` that hold an error.
+
+    Returns (that part, the numbers of its rows, ascending, those of the rows that went).
+    """
+    if format == "jsonl":
+        lines = [(json.loads(line), line) for line in content.splitlines(keepends=True)]
+        numbers = np.array([row["row"] for row, _ in lines], np.int64)
+        bad = np.array([row["error"] is not None for row, _ in lines]) & (numbers < limit)
+        left = b"".join(line for (_, line), goes in zip(lines, bad, strict=True) if not goes)
+    else:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(io.BytesIO(content))
+        numbers = table["row"].to_numpy()
+        bad = table["error"].is_valid().to_numpy() & (numbers < limit)
+        left = _parquet(table.filter(pa.array(~bad)))
+    return left, np.sort(numbers[~bad]), numbers[bad]
 
 
 def _plain(row: Mapping[str, Any], schema: "pa.Schema") -> dict[str, Any]:

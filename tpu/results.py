@@ -15,8 +15,7 @@ import contextlib
 import datetime
 import json
 import logging
-import os
-import posixpath
+import re
 import threading
 import time
 import uuid
@@ -26,10 +25,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tpu.files import retried
 from tpu.job import Job, JobError
 from tpu.lock import writer_lock
-from tpu.part_files import read_rows, write_part
+from tpu.part_files import read_rows, without_errors, write_part
+from tpu.place import Place
 from tpu.shards import Shard
 
 if TYPE_CHECKING:
@@ -37,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+PART = re.compile(r"part-.*-([0-9]+)-of-([0-9]+)-[0-9a-f]+")
+"""The name of a part, without its suffix: when it was written, by which shard."""
 ROWS_A_PART = 10_000
 SECONDS_A_PART = 60.0
 
@@ -81,72 +82,6 @@ def open_results(
         raise JobError(f"OUT {out} can't be written to ({error})") from error
 
 
-class Place:
-    """OUT on whatever filesystem it is; whole files only."""
-
-    def __init__(self, filesystem: Any, root: str):
-        self.filesystem = filesystem
-        self.root = root
-        protocol = filesystem.protocol
-        self.is_local = "file" in ((protocol,) if isinstance(protocol, str) else protocol)
-
-    def path(self, *names: str) -> str:
-        """Of a file or folder in OUT."""
-        return posixpath.join(self.root, *names)
-
-    def names(self, folder: str = "") -> list[str]:
-        """What lies in a folder of OUT, which need not exist."""
-        path = self.path(folder) if folder else self.root
-        self.filesystem.invalidate_cache(path)
-        try:
-            listed = self.filesystem.ls(path, detail=False)
-        except FileNotFoundError:
-            return []
-        return sorted(name.rstrip("/").rpartition("/")[2] for name in listed)
-
-    def read(self, *names: str) -> bytes:
-        """A whole file."""
-        return self.filesystem.cat_file(self.path(*names))
-
-    def write(self, content: bytes, *names: str, shard: Shard) -> None:
-        """Make or replace a file: it is there whole or not at all, and on the disk afterwards.
-
-        What fails for a passing reason is tried again.
-        """
-        retried(lambda: self._write(content, *names, shard=shard))
-
-    def _write(self, content: bytes, *names: str, shard: Shard) -> None:
-        if not self.is_local:
-            # An object appears when all of it has arrived.
-            self.filesystem.pipe_file(self.path(*names), content)
-            return
-        target = Path(self.path(*names))
-        partial = Path(self.path("_job", f"tmp-{shard.index}-of-{shard.count}-{uuid.uuid4().hex}"))
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.rename(target)
-        _sync_folder(target.parent)
-
-    def remove_abandoned(self, shard: Shard) -> None:
-        """Remove what a killed run of this shard has left half written."""
-        mark = f"tmp-{shard.index}-of-{shard.count}-"
-        for name in self.names("_job"):
-            if name.startswith(mark):
-                self.filesystem.rm_file(self.path("_job", name))
-
-
-def _sync_folder(folder: Path) -> None:
-    # Not all systems can open a folder.
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def _make(place: Place, out: str) -> None:
     if "_job" not in place.names():
         if place.is_local and Path(place.root).is_file():
@@ -182,8 +117,8 @@ def _agree(place: Place, job: Job, out: str) -> None:
 class Results:
     """Rows on their way to OUT; safe to use from several threads.
 
-    `done` is bool [rows of the manifest]: True where OUT holds the row; `errors` how many of those
-    hold an error. What was added but not yet written counts as neither.
+    `done` is bool [rows of the manifest]: True where OUT holds the row, of the shard; `errors` how
+    many of those hold an error. What was added but not yet written counts as neither.
     """
 
     def __init__(
@@ -206,12 +141,49 @@ class Results:
         self._since = time.monotonic()
         self.done = np.zeros(job.rows, bool)
         self.errors = 0
+        self._with_errors: list[str] = []
         self._read_done()
 
     def to_do(self, limit: int | None = None) -> np.ndarray:
         """The shard's rows that are not done, ascending; of the manifest's first `limit`."""
         rows = self._shard.rows(self._job.rows if limit is None else min(limit, self._job.rows))
         return rows[~self.done[rows]]
+
+    def forget_failed(self, limit: int | None = None) -> None:
+        """Take rows with an error out of OUT, of the manifest's first `limit`: they are to do.
+
+        Raises:
+            JobError: for a part with such rows that may hold other shards' rows, too.
+        """
+        for name in self._with_errors:
+            shard = shard_of(name)
+            if shard is None or not shard.is_within(self._shard):
+                part = self._place.path(f"{name}.{self._job.format}")
+                raise JobError(
+                    f"{part} holds failed rows, also of other shards than {self._shard}: say "
+                    f"--retry-failed alone, without --shard and --distributed"
+                )
+        for name in self._with_errors:
+            self._forget_failed(name, limit)
+        self._with_errors = []
+
+    def _forget_failed(self, name: str, limit: int | None) -> None:
+        file, note = f"{name}.{self._job.format}", f"{name}.json"
+        content, kept, forgotten = without_errors(
+            self._place.read(file), self._job.format, self._job.rows if limit is None else limit
+        )
+        if not len(forgotten):
+            return
+        # The note goes first: a part without one is read, whatever it holds by then.
+        self._place.remove("_job", "done", note)
+        if len(kept):
+            self._place.write(content, file, shard=self._shard)
+            _, errors = read_rows(content, self._job.format)
+            self._note(name, kept, errors=errors, size=len(content))
+        else:
+            self._place.remove(file)
+        self.done[forgotten] = False
+        self.errors -= len(forgotten)
 
     def add(self, row: Mapping[str, Any]) -> bool:
         """Take a result, with all columns of the schema; it is written soon, or at the end.
@@ -286,20 +258,31 @@ class Results:
             for name in self._place.names()
             if name.startswith("part-") and name.endswith(suffix)
         }
+        notes, parts = self._own(notes), self._own(parts)
         for name in sorted(notes - parts):
             # Somebody has removed the part, who wants its rows again.
             logger.warning("%s%s is gone: its rows are done again", name, suffix)
-            self._place.filesystem.rm_file(self._place.path("_job", "done", f"{name}.json"))
+            self._place.remove("_job", "done", f"{name}.json")
         for name, note in self._notes(sorted(notes & parts)):
             if note is None:
                 parts.discard(name)
                 self._adopt(name, suffix)
                 continue
-            self.errors += note["errors"]
+            self._count(name, note["errors"])
             for start, stop in note["rows"]:
                 self._take(name, slice(start, stop))
         for name in sorted(parts - notes):
             self._adopt(name, suffix)
+
+    def _own(self, names: set[str]) -> set[str]:
+        """Those that may hold rows of the shard; the others' writers may be at them now."""
+        shards = {name: shard_of(name) for name in names}
+        return {name for name, shard in shards.items() if not shard or shard.overlaps(self._shard)}
+
+    def _count(self, name: str, errors: int) -> None:
+        self.errors += errors
+        if errors:
+            self._with_errors.append(name)
 
     def _notes(self, names: list[str]) -> Iterator[tuple[str, dict[str, Any] | None]]:
         paths = [self._place.path("_job", "done", f"{name}.json") for name in names]
@@ -323,7 +306,7 @@ class Results:
                            f"run again: its rows are done again") from error  # fmt: skip
         self._take(name, numbers)
         self._note(name, np.sort(numbers), errors=errors, size=len(content))
-        self.errors += errors
+        self._count(name, errors)
 
     def _take(self, name: str, rows: Any) -> None:
         if self.done[rows].any():
@@ -332,6 +315,15 @@ class Results:
                 f"run again"
             )
         self.done[rows] = True
+
+
+def shard_of(name: str) -> Shard | None:
+    """Whose rows are in a part; None where its name doesn't tell."""
+    found = PART.fullmatch(name)
+    try:
+        return Shard(int(found[1]), int(found[2])) if found else None
+    except ValueError:
+        return None
 
 
 def intervals(numbers: np.ndarray) -> list[list[int]]:

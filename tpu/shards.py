@@ -49,6 +49,10 @@ class Shard:
         """Whether some row may belong to both."""
         return (self.index - other.index) % math.gcd(self.count, other.count) == 0
 
+    def is_within(self, other: "Shard") -> bool:
+        """Whether all its rows belong to the other."""
+        return self.count % other.count == 0 and self.index % other.count == other.index
+
     def rows(self, total: int) -> np.ndarray:
         """Its rows of a manifest of `total`, ascending, int64."""
         rows = np.arange(total, dtype=np.int64)

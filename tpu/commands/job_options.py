@@ -12,11 +12,13 @@ from videomae_jax.boxed import OPTION_HELP
 from videomae_jax.sampling import SAMPLING
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
 
     from tpu.manifest import Manifest
     from tpu.predict import Predictor
     from tpu.reading import Reading
+    from tpu.results import Results
     from videomae_jax.inference import Checkpoint
 
 
@@ -98,6 +100,11 @@ def add_job_options(command: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help="end with code 3 after more than N bad videos (default: never)",
+    )
+    command.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="take rows with an error out of OUT, and do them again",
     )
     command.add_argument(
         "--flush-seconds",
@@ -216,6 +223,13 @@ def mesh_for(options: argparse.Namespace) -> Any:
     from videomae_jax.sharding import mesh_of
 
     return mesh_of(sharding=options.sharding, model_axis=options.model_axis)
+
+
+def rows_to_do(options: argparse.Namespace, results: "Results") -> "np.ndarray":
+    """The rows that are left; with --retry-failed those with an error are, too."""
+    if options.retry_failed:
+        results.forget_failed(options.limit)
+    return results.to_do(options.limit)
 
 
 def make_predictor(options: argparse.Namespace, checkpoint: "Checkpoint", job: Job) -> "Predictor":

@@ -4,7 +4,7 @@ import argparse
 import os
 from typing import Any
 
-from tpu.commands.job_options import add_job_options, prepare, whole
+from tpu.commands.job_options import add_job_options, prepare, rows_to_do, whole
 from tpu.commands.run import EXIT, report
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.command import log_on_stderr
@@ -61,7 +61,7 @@ def do_job(options: argparse.Namespace, stop: Stop) -> str:
         options.out, prepared.job, prepared.schema, seconds_a_part=options.flush_seconds
     ) as results:
         stop.rescue = results.flush
-        to_do = len(results.to_do(options.limit))
+        to_do = len(rows_to_do(options, results))
         wanted = min(prepared.job.rows, options.limit or prepared.job.rows)
         progress = Progress(to_do, wanted - to_do)
         outcome = "done"

@@ -7,7 +7,14 @@ import sys
 import traceback
 from typing import Any
 
-from tpu.commands.job_options import Prepared, add_job_options, make_predictor, prepare, whole
+from tpu.commands.job_options import (
+    Prepared,
+    add_job_options,
+    make_predictor,
+    prepare,
+    rows_to_do,
+    whole,
+)
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.background import usable_cores
@@ -90,7 +97,7 @@ def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop
         seconds_a_part=options.flush_seconds,
     ) as results:
         stop.rescue = results.flush
-        rows = results.to_do(options.limit)
+        rows = rows_to_do(options, results)
         wanted = len(shard.rows(min(prepared.job.rows, options.limit or prepared.job.rows)))
         progress = Progress(len(rows), wanted - len(rows))
         outcome = "done"
