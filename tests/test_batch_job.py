@@ -22,6 +22,7 @@ from tests.batch_job import (
     write_model,
 )
 from tests.clips import write_clip
+from tpu.decoder import Decoder, DecoderError
 from videomae_jax.views import Views, read_views
 
 
@@ -209,6 +210,17 @@ def test_failed_videos_are_done_again_when_asked(model, tmp_path):
     assert after["row"].tolist() == list(range(6))
     assert after.index[after["error"].notna()].tolist() == [4]
     assert after["frames"][1] == 9
+
+
+def test_what_breaks_a_job_off_is_one_line(model, clips, tmp_path, monkeypatch, capsys):
+    def start_none(self):
+        raise DecoderError("a decode process could not be started (no memory)")
+
+    monkeypatch.setattr(Decoder, "_start", start_none)
+    assert run(clips, tmp_path / "out", "--model", model, "--batch", 4) == 1
+    assert capsys.readouterr().err == (
+        "tpu: error: a decode process could not be started (no memory)\n"
+    )
 
 
 FAULTS = """

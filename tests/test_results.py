@@ -6,7 +6,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from tpu.job import Job, JobError, result_schema
+from tpu.job import BrokenOffError, Job, JobError, result_schema
 from tpu.part_files import read_rows, write_part
 from tpu.place import Place
 from tpu.results import intervals, open_results
@@ -164,7 +164,7 @@ def test_a_part_whose_writing_fails_is_written_once(out, failing, monkeypatch):
     def add_rows():
         with open_results(out, JOB, schema()) as results:
             results.add(row(5))
-            with pytest.raises(OSError, match="no answer"):
+            with pytest.raises(BrokenOffError, match="any more"):
                 results.flush()
             assert not results.add(row(5, error="late"))
             assert results.add(row(6))
@@ -177,6 +177,11 @@ def test_a_part_whose_writing_fails_is_written_once(out, failing, monkeypatch):
     assert found["error"].isna().all()
     with open_results(out, JOB, schema()) as results:
         assert results.done.nonzero()[0].tolist() == [5, 6]
+
+
+def test_an_error_of_the_job_s_own_is_not_blamed_on_out(out):
+    with pytest.raises(FileNotFoundError, match=r"x\.mp4"), open_results(out, JOB, schema()):
+        raise FileNotFoundError("x.mp4")
 
 
 def test_trouble_that_passes_does_not_end_the_job(out, monkeypatch):

@@ -14,6 +14,7 @@ from tpu.commands.aot import add_aot
 from tpu.commands.plan import add_plan
 from tpu.commands.ray import add_ray
 from tpu.commands.run import add_run
+from tpu.job import BrokenOffError
 from videomae_jax.command import OneLineParser, fail, run_quietly
 
 
@@ -25,7 +26,7 @@ class TpuParser(OneLineParser):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, or 2 if it can't be done."""
+    """Run the command; returns its exit code: 0, 2 if it can't be done, 1 if it broke off."""
     options = parse(argv)
 
     def run() -> int:
@@ -33,6 +34,9 @@ def main(argv: list[str] | None = None) -> int:
             return options.run(options)
         except ValueError as error:
             return fail("tpu", error)
+        except BrokenOffError as error:
+            fail("tpu", error)
+            return 1
 
     return run_quietly(run)
 

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from tpu.job import BrokenOffError
 from tpu.reading import Reading
 
 START_TIMEOUT_S = 120.0
 """For a process to say that it is there; a busy machine may take long."""
 
 
-class DecoderError(RuntimeError):
+class DecoderError(BrokenOffError):
     """No decode process can be started: no video's fault."""
 
 

@@ -31,6 +31,10 @@ class JobError(ValueError):
     """A job that can't be begun, or not on this OUT; one line with the mend."""
 
 
+class BrokenOffError(RuntimeError):
+    """A job that was begun and can't go on; one line. Running it again may do."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Job:
     """The settings of a job; what OUT was begun with is kept in its settings.json.

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tpu.job import JobError
+from tpu.job import BrokenOffError, JobError
 from tpu.shards import Shard
 from videomae_jax.writing import is_running
 
@@ -33,7 +33,7 @@ GONE_AFTER = 90.0
 LOCK = re.compile(r"lock-([0-9]+)-of-([0-9]+)(\.json)?")
 
 
-class LostLock(RuntimeError):
+class LostLock(BrokenOffError):
     """Another run has taken over: nothing more may be written."""
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tpu.job import Job, JobError
+from tpu.job import BrokenOffError, Job, JobError
 from tpu.lock import writer_lock
 from tpu.part_files import read_rows, without_errors, write_part
 from tpu.place import Place
@@ -59,6 +59,7 @@ def open_results(
     Raises:
         JobError: if another run writes to it, if it was begun with other settings, or holds
             something else than results.
+        BrokenOffError: if it can't be written to any more, on leaving.
     """
     import fsspec
 
@@ -68,18 +69,17 @@ def open_results(
         raise JobError(f"OUT {out} can't be opened ({error})") from error
     place = Place(filesystem, root.rstrip("/"))
     shard = shard or Shard()
-    try:
-        _make(place, out)
-        with writer_lock(filesystem, place.path("_job"), shard) as held:
+    with contextlib.ExitStack() as stack:
+        try:
+            _make(place, out)
+            held = stack.enter_context(writer_lock(filesystem, place.path("_job"), shard))
             _agree(place, job, out)
             place.remove_abandoned(shard)
             results = Results(place, job, schema, shard, held, rows_a_part, seconds_a_part)
-            try:
-                yield results
-            finally:
-                results.flush()
-    except OSError as error:
-        raise JobError(f"OUT {out} can't be written to ({error})") from error
+        except OSError as error:
+            raise JobError(f"OUT {out} can't be written to ({error})") from error
+        stack.callback(results.flush)
+        yield results
 
 
 def _make(place: Place, out: str) -> None:
@@ -210,7 +210,11 @@ class Results:
             self.flush()
 
     def flush(self) -> None:
-        """Write everything that waits, as one part; before it, one whose writing has failed."""
+        """Write everything that waits, as one part; before it, one whose writing has failed.
+
+        Raises:
+            BrokenOffError: if that can't be done.
+        """
         with self._lock:
             self._since = time.monotonic()
             while self._begun is not None or self._waiting:
@@ -227,8 +231,11 @@ class Results:
         rows = [waiting[number] for number in numbers.tolist()]
         failed = sum(row["error"] is not None for row in rows)
         content = write_part(rows, self._schema, self._job.format)
-        self._place.write(content, f"{name}.{self._job.format}", shard=self._shard)
-        self._note(name, numbers, errors=failed, size=len(content))
+        try:
+            self._place.write(content, f"{name}.{self._job.format}", shard=self._shard)
+            self._note(name, numbers, errors=failed, size=len(content))
+        except OSError as error:
+            raise BrokenOffError(f"OUT can't be written to any more ({error})") from error
         self.done[numbers] = True
         self.errors += failed
 

@@ -15,6 +15,7 @@ from tpu.commands.job_options import (
     rows_to_do,
     whole,
 )
+from tpu.job import BrokenOffError
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.background import usable_cores
@@ -180,9 +181,9 @@ def leave_failed(error: Exception) -> None:
     """
     import jax
 
-    if isinstance(error, ValueError):
-        code = fail("tpu", error)
+    if isinstance(error, ValueError | BrokenOffError):
+        fail("tpu", error)
     else:
         traceback.print_exception(error)
-        code = 1
+    code = 2 if isinstance(error, ValueError) else 1
     leave_processes(code, wait=jax.process_index() == 0)
