@@ -146,3 +146,34 @@ def test_in_a_bucket_the_lease_is_renewed(bucket, monkeypatch):
         first = json.loads(bucket.cat_file(LEASE))["seen"]
         while json.loads(bucket.cat_file(LEASE))["seen"] == first:
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("followed", ["", "and at work", "and done"])
+def test_in_a_bucket_a_writer_that_was_stopped_for_long_looks_first(bucket, followed):
+    with writer_lock(bucket, "/bucket/_job", Shard(0, 1)) as held:
+        # Its other thread has had no time yet.
+        held.until = time.monotonic() - 1
+        first = json.loads(bucket.cat_file(LEASE))["seen"]
+        if followed:
+            if followed == "and done":
+                bucket.rm_file(LEASE)
+            else:
+                lease(bucket, token="another")
+            with pytest.raises(LostLock, match="another run has taken over"):
+                held.check()
+            return
+        held.check()
+        assert json.loads(bucket.cat_file(LEASE))["seen"] > first
+        assert held.until > time.monotonic() + 30
+
+
+def test_in_a_bucket_that_can_not_be_reached_nothing_is_written(bucket, monkeypatch):
+    def unreachable(*arguments):
+        raise OSError("no network")
+
+    with writer_lock(bucket, "/bucket/_job", Shard(0, 1)) as held, monkeypatch.context() as patch:
+        patch.setattr(lock, "_read", unreachable)
+        held.check()
+        held.until = time.monotonic() - 1
+        with pytest.raises(LostLock):
+            held.check()

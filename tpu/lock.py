@@ -40,13 +40,8 @@ class LostLock(BrokenOffError):
 class Held:
     """A lock that is held; `check` before anything is written."""
 
-    def __init__(self) -> None:
-        self.lost = threading.Event()
-
     def check(self) -> None:
-        """Raise LostLock where another run has taken over meanwhile."""
-        if self.lost.is_set():
-            raise LostLock("another run has taken over, after this one could not reach OUT")
+        """Raise LostLock where another run has taken over meanwhile, or may have."""
 
 
 @contextlib.contextmanager
@@ -138,6 +133,7 @@ def _lease(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
     said = {**_myself(), "token": uuid.uuid4().hex}
     for other in _overlapping(filesystem, folder, shard):
         _refuse_living(filesystem, other)
+    begun = time.monotonic()
     _renew(filesystem, path, said)
     # Of two that began at the same moment each sees the other's now; at least one gives up.
     for other in _overlapping(filesystem, folder, shard):
@@ -145,31 +141,55 @@ def _lease(filesystem: Any, folder: str, shard: Shard) -> Iterator[Held]:
         if found["token"] != said["token"] and _age(found) < GONE_AFTER and not _ended(found):
             _let_go(filesystem, path, said["token"])
             raise _refusal(_in_words(found))
-    held, done = Held(), threading.Event()
-
-    def renew() -> None:
-        last = time.monotonic()
-        while not done.wait(RENEWED_EVERY):
-            try:
-                if (_read(filesystem, path) or said).get("token") != said["token"]:
-                    held.lost.set()
-                    return
-                _renew(filesystem, path, said)
-                last = time.monotonic()
-            # The network: the next attempt may do, until others must think this run gone.
-            except Exception:
-                if time.monotonic() - last > GONE_AFTER - 2 * RENEWED_EVERY:
-                    held.lost.set()
-                    return
-
-    thread = threading.Thread(target=renew, daemon=True)
+    lease = Lease(filesystem, path, said, begun=begun)
+    thread = threading.Thread(target=lease.keep, daemon=True)
     thread.start()
     try:
-        yield held
+        yield lease
     finally:
-        done.set()
+        lease.done.set()
         thread.join(timeout=2 * RENEWED_EVERY)
         _let_go(filesystem, path, said["token"])
+
+
+class Lease(Held):
+    """What is held in a bucket; `lost` is set where another run has taken over, or must have.
+
+    Until `until`, by `time.monotonic`, nobody may think that this run is gone.
+    """
+
+    def __init__(self, filesystem: Any, path: str, said: dict[str, Any], *, begun: float):
+        self._filesystem, self._path, self._said = filesystem, path, said
+        self.until = begun + GONE_AFTER - 2 * RENEWED_EVERY
+        self.lost, self.done = threading.Event(), threading.Event()
+
+    def check(self) -> None:
+        """As `Held`; looks first where the process may have been stopped for long, just now."""
+        if not self.lost.is_set() and time.monotonic() > self.until:
+            self.renew()
+        if self.lost.is_set():
+            raise LostLock("another run has taken over, after this one could not reach OUT")
+
+    def renew(self) -> None:
+        """Give a sign of life, or set `lost`."""
+        now = time.monotonic()
+        try:
+            found = _read(self._filesystem, self._path)
+            # Where it is gone, another run has taken over and is done already.
+            if found is None or found.get("token") != self._said["token"]:
+                self.lost.set()
+                return
+            _renew(self._filesystem, self._path, self._said)
+            self.until = now + GONE_AFTER - 2 * RENEWED_EVERY
+        # The network: the next attempt may do, until others must think this run gone.
+        except Exception:
+            if now > self.until:
+                self.lost.set()
+
+    def keep(self) -> None:
+        """Renew it again and again, until `done`."""
+        while not self.done.wait(RENEWED_EVERY) and not self.lost.is_set():
+            self.renew()
 
 
 def _overlapping(filesystem: Any, folder: str, shard: Shard) -> list[str]:
