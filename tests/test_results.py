@@ -179,6 +179,14 @@ def test_a_part_whose_writing_fails_is_written_once(out, failing, monkeypatch):
         assert results.done.nonzero()[0].tolist() == [5, 6]
 
 
+def test_what_comes_too_late_is_not_written(out):
+    with open_results(out, JOB, schema(), rows_a_part=1) as results:
+        results.add(row(5))
+    assert not results.add(row(6))
+    results.flush()
+    assert read(out)["row"].tolist() == [5]
+
+
 def test_an_error_of_the_job_s_own_is_not_blamed_on_out(out):
     with pytest.raises(FileNotFoundError, match=r"x\.mp4"), open_results(out, JOB, schema()):
         raise FileNotFoundError("x.mp4")

@@ -78,7 +78,7 @@ def open_results(
             results = Results(place, job, schema, shard, held, rows_a_part, seconds_a_part)
         except OSError as error:
             raise JobError(f"OUT {out} can't be written to ({error})") from error
-        stack.callback(results.flush)
+        stack.callback(results.close)
         yield results
 
 
@@ -138,6 +138,7 @@ class Results:
         self._waiting: dict[int, Mapping[str, Any]] = {}
         # The part that is being written: its name, and its rows by their numbers.
         self._begun: tuple[str, dict[int, Mapping[str, Any]]] | None = None
+        self._closed = False
         self._since = time.monotonic()
         self.done = np.zeros(job.rows, bool)
         self.errors = 0
@@ -174,6 +175,7 @@ class Results:
         )
         if not len(forgotten):
             return
+        self._held.check()
         # The note goes first: a part without one is read, whatever it holds by then.
         self._place.remove("_job", "done", note)
         if len(kept):
@@ -189,12 +191,12 @@ class Results:
         """Take a result, with all columns of the schema; it is written soon, or at the end.
 
         A row that is there already is passed over, and False is said: of two answers the first
-        counts.
+        counts. So is one that comes after `close`.
         """
         number = int(row["row"])
         with self._lock:
             begun = {} if self._begun is None else self._begun[1]
-            if self.done[number] or number in self._waiting or number in begun:
+            if self._closed or self.done[number] or number in self._waiting or number in begun:
                 return False
             self._waiting[number] = row
             full = len(self._waiting) >= self._rows_a_part
@@ -225,6 +227,12 @@ class Results:
                 self._held.check()
                 self._write_part(*self._begun)
                 self._begun = None
+
+    def close(self) -> None:
+        """Write everything that waits, and take nothing more: others may write from now on."""
+        with self._lock:
+            self._closed = True
+        self.flush()
 
     def _write_part(self, name: str, waiting: dict[int, Mapping[str, Any]]) -> None:
         numbers = np.array(sorted(waiting), np.int64)
