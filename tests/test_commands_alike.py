@@ -1,6 +1,7 @@
 """What all commands do alike."""
 
 import gc
+import importlib.util
 import logging
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from videomae_jax.__main__ import main
 from videomae_jax.command import LOGGERS, log_on_stderr, run_quietly, seldom_collecting
 
 ROOT = Path(__file__).parents[1]
@@ -63,3 +65,22 @@ def test_a_line_is_shown_once_though_a_library_logs_on_the_root(capsys):
         "videomae: warning: mind this",
     ]
     assert [logging.getLogger(name).propagate for name in LOGGERS] == propagates
+
+
+@pytest.mark.parametrize(
+    ("package", "words"),
+    [
+        ("grain", "pretrain --recipe tiny-pretrain --data x --workdir y"),
+        ("tyro", "finetune --recipe tiny-finetune --data x --workdir y"),
+        ("optax", "probe --data x --workdir y --no-compile-cache"),
+        ("array_record", "pack y --data x"),
+    ],
+)
+def test_what_is_not_installed_is_one_line(package, words, capsys, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name: None if name == package else find(name)
+    )
+    assert main(words.split()) == 2
+    expected = f"videomae: error: {package} is not installed; pip install 'videomae-jax[train]'\n"
+    assert capsys.readouterr().err == expected

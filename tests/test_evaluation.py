@@ -161,6 +161,12 @@ def test_a_bad_video_is_counted_apart(checkpoint, films, tmp_path):
         evaluate(checkpoint, Videos([str(bad)] * 2, targets[:2]))
 
 
+def test_classes_without_names_are_numbered(checkpoint, films):
+    nameless = dataclasses.replace(checkpoint, labels=None)
+    found = evaluate(nameless, Videos(films[:2], np.array([1, 4])))
+    assert [entry["label"] for entry in found["per_class"]] == [f"LABEL_{n}" for n in range(7)]
+
+
 def test_several_labels_and_numbers(films, tmp_path):
     multi = dataclasses.replace(CONFIG, problem_type="multi_label_classification")
     checkpoint = vm.load(write(tmp_path / "multi", multi))

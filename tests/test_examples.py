@@ -5,7 +5,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from videomae_jax.training.examples import read_examples, rows_of_split, splits_of
+from videomae_jax.training.examples import (
+    check_alike,
+    read_examples,
+    read_sets,
+    rows_of_split,
+    splits_of,
+)
 from videomae_jax.training.listing import ExamplesError, read_rows
 
 
@@ -113,6 +119,44 @@ def test_classes_are_numbered_over_all_splits(here):
         assert found.num_labels == 3
     assert read_examples("d", split="train").labels.tolist() == [1, 2]
     assert len(read_examples("d")) == 4
+
+
+def test_the_sets_of_a_run(here):
+    touch(here / "v", "Train/up/a.mp4", "Train/in/b.mp4", "Val/up/c.mp4", "Test/in/d.mp4")
+    write("more.csv", "path,label\nd.mp4,up\n")
+    train, validation = read_sets("v")
+    assert (train.paths, validation.paths) == (
+        ["v/Train/in/b.mp4", "v/Train/up/a.mp4"],
+        ["v/Val/up/c.mp4"],
+    )
+    assert (train.classes, validation.labels.tolist()) == (("in", "up"), [1])
+    assert read_sets("v", parts=("test", "val"))[1].paths == ["v/Test/in/d.mp4"]
+    assert read_sets("v/Train")[1] is None
+    assert read_sets("v/Train", "v")[1].paths == ["v/Val/up/c.mp4"]
+    train, validation = read_sets("v", "more.csv")
+    assert (train.classes, validation.labels.tolist()) == (("in", "up"), [1])
+
+
+def test_sets_that_can_not_be_held_against_each_other(here):
+    numbers = read_examples(write("numbers.csv", "a.mp4 0\nb.mp4 1\n"))
+    more = read_examples(write("more.csv", "a.mp4 0\nb.mp4 2\n"))
+    names = read_examples(write("names.csv", "a.mp4 in\nb.mp4 up\n"))
+    several = read_examples(write("several.csv", "a.mp4 0;1\nb.mp4 2\n"), kind="multi")
+    check_alike(numbers, more, num_labels=3)
+    for other, words in (
+        (more, "has class 2, the training set has 2"),
+        (names, "different names"),
+        (several, "has 3 labels a video, the training set has 2"),
+        (read_examples("numbers.csv", kind="none"), "no labels"),
+    ):
+        with pytest.raises(ExamplesError, match=words):
+            check_alike(numbers, other, num_labels=2)
+
+
+def test_splits_among_other_folders_are_no_classes(here):
+    touch(here / "v", "train/up/a.mp4", "val/up/c.mp4", "notes/b.mp4")
+    with pytest.raises(ExamplesError, match="has train/ and val/, and notes/ beside them"):
+        read_rows("v")
 
 
 def test_the_lists_of_a_folder(here):

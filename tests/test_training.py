@@ -21,7 +21,7 @@ from videomae_jax.training.assembly import Training, class_weights
 from videomae_jax.training.checkpoints import named_leaves
 from videomae_jax.training.devices import Devices
 from videomae_jax.training.examples import Examples
-from videomae_jax.training.run import completed, plan_of
+from videomae_jax.training.run import completed, plan_of, run
 
 THREE = dataclasses.replace(MODEL, num_labels=3)
 
@@ -310,6 +310,14 @@ def test_data_that_does_not_fit_is_refused(labels, num_labels, recipe, words):
 def test_no_data_is_refused():
     with pytest.raises(ValueError, match="no videos"):
         completed(PRETRAIN, Examples([], None, None, 0))
+
+
+def test_what_can_not_be_validated_on_is_refused_at_once(tmp_path):
+    examples = Examples(["a.mp4"] * 8, np.arange(8) % 3, None, 3)
+    more = Examples(["b.mp4"] * 4, np.arange(4), None, 4)
+    with pytest.raises(ValueError, match="has class 3, the training set has 3"):
+        run(FINETUNE, train=examples, validation=more, workdir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_class_weights_are_of_the_examples():

@@ -2,9 +2,12 @@
 
 Usage:
     videomae classify CLIP... [--model DIR|FOLDER|ID] [--top-k 5] [--json] [--no-compile-cache]
+    videomae evaluate --data DATA [--model DIR|FOLDER|ID] [--views 5x3] [--json]
     videomae pretrain --recipe NAME --data DATA --workdir DIR [--any.field VALUE]
     videomae finetune --recipe NAME --data DATA --workdir DIR [--init CKPT] [--val-data DATA]
+    videomae probe --recipe linear|attentive|knn --data DATA --workdir DIR [--init CKPT]
     videomae recipes [NAME]
+    videomae pack OUT --data DATA [--format raw|jpeg]
 """
 
 import argparse

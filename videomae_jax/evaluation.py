@@ -19,8 +19,10 @@ from videomae_jax.views import Views, merge_views
 logger = logging.getLogger(__name__)
 
 Kind = Literal["single", "multi", "regression"]
+SINGLE = "single_label_classification"
+"""The problem type of a model that says none."""
 KINDS: dict[str, Kind] = {
-    "single_label_classification": "single",
+    SINGLE: "single",
     "multi_label_classification": "multi",
     "regression": "regression",
 }
@@ -56,7 +58,7 @@ def label_kind(checkpoint: Checkpoint) -> Kind:
             f"a {type(checkpoint.model).__name__} without classes can't be evaluated; fine-tune "
             f"it, or see `videomae probe`"
         )
-    return KINDS[checkpoint.config.problem_type or "single_label_classification"]
+    return KINDS[checkpoint.config.problem_type or SINGLE]
 
 
 def evaluate(
@@ -118,8 +120,9 @@ def evaluate(
     if not merged:
         raise ValueError(f"none of the {len(examples.paths)} videos can be read")
     figures = _FIGURES[kind](np.stack(list(merged.values())), targets[list(merged)])
-    if "per_class" in figures and checkpoint.labels is not None:
-        figures["per_class"] = _named(figures["per_class"], checkpoint.labels)
+    if "per_class" in figures:
+        labels = checkpoint.labels or Labels.numbered(checkpoint.config.num_labels)
+        figures["per_class"] = _named(figures["per_class"], labels)
     found = published_figures(checkpoint.conversion, checkpoint.config.num_labels)
     published = found._asdict() if found is not None and kind == "single" else None
     return {**figures, "count": len(merged), "failed": len(bad), "published": published}

@@ -4,7 +4,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from videomae_jax.command import fail, log_on_stderr
+from videomae_jax.command import log_on_stderr
 from videomae_jax.commands.model_options import (
     add_model_options,
     add_views_options,
@@ -12,6 +12,7 @@ from videomae_jax.commands.model_options import (
     compile_cache,
     load_model,
     progress_bar,
+    say_bad,
     views_of,
 )
 
@@ -109,11 +110,6 @@ def read_videos(options: argparse.Namespace, kind: str) -> "Examples":
             f"what was packed"
         )
     return examples
-
-
-def say_bad(path: str, error: ValueError) -> None:
-    """A line for a video that can't be read."""
-    fail("videomae", error)
 
 
 def settings(options: argparse.Namespace, views: Any, checkpoint: "Checkpoint") -> dict[str, Any]:

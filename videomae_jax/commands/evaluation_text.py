@@ -35,18 +35,21 @@ def table(head: list[str], rows: list[list[str]]) -> list[str]:
     ]
 
 
-def _accuracy(figures: dict[str, Any]) -> list[str]:
-    interval, published = figures["interval"], figures["published"]
-    head = ["", "here", f"{100 * interval['level']:.0f} % interval"]
-    rows = []
+def accuracy(figures: dict[str, Any], published: dict[str, Any] | None = None) -> list[str]:
+    """Lines of a table: top-1 and top-5 with their intervals, and what was published of them."""
+    interval = figures["interval"]
+    head, rows = ["", "here", f"{100 * interval['level']:.0f} % interval"], []
     for name, key in (("top-1", "top1"), ("top-5", "top5")):
         low, high = interval[key]
         rows.append([name, percent(figures[key]), f"{100 * low:.1f} to {100 * high:.1f} %"])
         if published is not None:
             rows[-1].append(percent(published[key]))
-    if published is not None:
-        head.append("published")
-    lines = [*_videos(figures), *table(head, rows)]
+    return table([*head, *["published"] * (published is not None)], rows)
+
+
+def _accuracy(figures: dict[str, Any]) -> list[str]:
+    published = figures["published"]
+    lines = [*_videos(figures), *accuracy(figures, published)]
     if published is not None:
         lines.append(f"published: {published['name']}, {published['views']} views")
         if published["num_heads"] != figures["num_heads"]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from videomae_jax.boxed import OPTION_HELP, model_or_boxed
+from videomae_jax.command import fail
 
 if TYPE_CHECKING:
     from videomae_jax.inference import Checkpoint
@@ -26,6 +27,11 @@ def add_model_options(command: argparse.ArgumentParser) -> None:
         default="float32",
         help="what to compute in; bfloat16 is faster, and near (default: float32)",
     )
+    add_compile_cache_option(command)
+
+
+def add_compile_cache_option(command: argparse.ArgumentParser) -> None:
+    """Add what `compile_cache` goes by."""
     command.add_argument(
         "--no-compile-cache",
         dest="compile_cache",
@@ -91,6 +97,11 @@ def progress_bar(total: int, *, unit: str = "videos") -> Callable[[Iterable[Any]
     from tqdm import tqdm
 
     return lambda items: iter(tqdm(items, total=total, unit=unit, leave=False, disable=None))
+
+
+def say_bad(path: str, error: ValueError) -> None:
+    """A line for a video that can't be read, whose path the error names."""
+    fail("videomae", error)
 
 
 def choose_model(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from videomae_jax.command import log_on_stderr
+from videomae_jax.commands.training_options import need_packages
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -59,6 +60,7 @@ def pack_videos(options: argparse.Namespace) -> int:
     from videomae_jax.training.listing import read_rows
     from videomae_jax.training.pack import pack
 
+    need_packages("array_record", "pyarrow")
     logger = logging.getLogger(__name__)
     with log_on_stderr("videomae"):
         rows = rows_of_split(read_rows(options.data), options.split)

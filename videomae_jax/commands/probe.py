@@ -3,9 +3,9 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from videomae_jax.command import fail, log_on_stderr
+from videomae_jax.command import log_on_stderr
 from videomae_jax.commands.model_options import (
     add_model_options,
     add_views_options,
@@ -13,12 +13,11 @@ from videomae_jax.commands.model_options import (
     compile_cache,
     load_model,
     progress_bar,
+    say_bad,
     views_of,
     whole,
 )
-
-if TYPE_CHECKING:
-    from videomae_jax.training.examples import Examples
+from videomae_jax.commands.training_options import need_packages
 
 DATA = (
     "labelled videos: a list of `path label` lines, a CSV or Parquet file with columns `path` and "
@@ -78,11 +77,17 @@ def probe_features(options: argparse.Namespace) -> int:
     """
     views = views_of(options)
     with log_on_stderr("videomae"), compile_cache(options):
-        need_packages()
+        need_packages("optax")
         choose_model(options)
+        from videomae_jax.training.examples import read_sets
         from videomae_jax.training.probe_run import Probing, run_probe
 
-        train, validation = read_sets(options)
+        train, validation = read_sets(options.data, options.val_data, parts=("val", "test"))
+        if validation is None:
+            raise ValueError(
+                f"{options.data}: has no split val or test to count on; name other videos by "
+                f"--val-data"
+            )
         found = run_probe(
             options.kind,
             load_model(options),
@@ -106,56 +111,14 @@ def probe_features(options: argparse.Namespace) -> int:
     return 0
 
 
-def need_packages() -> None:
-    """Say at once what the command lacks.
-
-    Raises:
-        ValueError: with what to install.
-    """
-    import importlib.util
-
-    if not importlib.util.find_spec("optax"):
-        raise ValueError("optax is missing: pip install 'videomae-jax[train]'")
-
-
-def read_sets(options: argparse.Namespace) -> "tuple[Examples, Examples]":
-    """The videos to learn from, and those to count on, whose classes have the same numbers.
-
-    Raises:
-        ValueError: for data that can't be read, or nothing to count on.
-    """
-    from videomae_jax.training.examples import read_examples, splits_of
-    from videomae_jax.training.listing import read_rows
-
-    rows = read_rows(options.data)
-    train = read_examples(rows, split="train")
-    other = rows if options.val_data is None else read_rows(options.val_data)
-    usual = next((name for name in ("val", "test") if name in splits_of(other)), None)
-    if options.val_data is None and usual is None:
-        raise ValueError(
-            f"{options.data}: has no split val or test to count on; name other videos by --val-data"
-        )
-    return train, read_examples(other, split=usual, classes=train.classes)
-
-
-def say_bad(path: str, error: ValueError) -> None:
-    """A line for a video that can't be read."""
-    fail("videomae", error)
-
-
 def as_text(found: dict[str, Any], workdir: str) -> str:
     """The figures as lines for a terminal."""
-    from videomae_jax.commands.evaluation_text import percent, table
+    from videomae_jax.commands.evaluation_text import accuracy
 
-    rows = []
-    for name, key in (("top-1", "top1"), ("top-5", "top5")):
-        low, high = found["interval"][key]
-        rows.append([name, percent(found[key]), f"{100 * low:.1f} to {100 * high:.1f} %"])
-    level = f"{100 * found['interval']['level']:.0f} % interval"
     lines = [
         f"{found['kind']} probe: learnt from {found['train_count']} videos, counted on "
         f"{found['count']}",
-        *table(["", "", level], rows),
+        *accuracy(found),
     ]
     failed = found["failed"] + found["train_failed"]
     if failed:

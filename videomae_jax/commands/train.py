@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 NOT_FINITE = 3
 """The exit code where the loss became NaN or infinite."""
 
-KINDS = {"multi_label_classification": "multi", "regression": "regression"}
-
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
     """Add the commands to a parser's `commands`."""
@@ -67,24 +65,13 @@ def finetune(options: argparse.Namespace) -> int:
     predict, see the recipe's --model.problem-type.
     """
     with training_session(options) as stop:
+        from videomae_jax.evaluation import KINDS, SINGLE
+        from videomae_jax.training.examples import read_sets
+
         recipe = recipe_of(options, "finetune")
-        train, validation = _labelled(options, recipe)
+        kind = KINDS[recipe.model.problem_type or SINGLE]
+        train, validation = read_sets(options.data, options.val_data, kind=kind)
         return _train(options, recipe, train, validation, stop)
-
-
-def _labelled(options: argparse.Namespace, recipe: "Recipe") -> "tuple[Examples, Examples | None]":
-    """The examples to train and to validate on, whose classes have the same numbers."""
-    from videomae_jax.training.examples import read_examples, splits_of
-
-    kind: Any = KINDS.get(recipe.model.problem_type or "", "single")
-    train = read_examples(options.data, split="train", kind=kind)
-    if options.val_data is not None:
-        there = splits_of(options.val_data)
-        split = next((name for name in ("val", "test") if name in there), None)
-        return train, read_examples(options.val_data, split=split, kind=kind, classes=train.classes)
-    if "val" in splits_of(options.data):
-        return train, read_examples(options.data, split="val", kind=kind, classes=train.classes)
-    return train, None
 
 
 def _train(

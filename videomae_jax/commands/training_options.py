@@ -2,8 +2,12 @@
 
 import argparse
 import contextlib
+import importlib.util
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from videomae_jax.command import log_on_stderr
+from videomae_jax.commands.model_options import add_compile_cache_option, compile_cache
 
 if TYPE_CHECKING:
     from videomae_jax.training.settings import Recipe
@@ -83,12 +87,7 @@ def _add_machine_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--coordinator", metavar="HOST:PORT", help="of process 0")
     command.add_argument("--num-processes", type=int, metavar="N", help="how many there are")
     command.add_argument("--process-id", type=int, metavar="I", help="which this is, from 0")
-    command.add_argument(
-        "--no-compile-cache",
-        dest="compile_cache",
-        action="store_false",
-        help="compile anew, and keep nothing compiled in the user's cache folder",
-    )
+    add_compile_cache_option(command)
 
 
 def recipe_of(options: argparse.Namespace, task: str) -> "Recipe":
@@ -113,18 +112,26 @@ def recipe_of(options: argparse.Namespace, task: str) -> "Recipe":
 @contextlib.contextmanager
 def training_session(options: argparse.Namespace) -> Iterator[Any]:
     """Logging, the other processes, SIGTERM and compiled programs; yields the event to stop."""
-    from videomae_jax.command import log_on_stderr
-
+    need_packages("grain", "optax", "tyro")
     with log_on_stderr("videomae"):
-        from videomae_jax.compile_cache import use_compile_cache
         from videomae_jax.training.processes import join, stop_on_sigterm
 
         if options.distributed:
             join(options.coordinator, options.num_processes, options.process_id)
-        cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
         # After jax.distributed, which handles the signal itself.
-        with stop_on_sigterm() as stop, cache:
+        with stop_on_sigterm() as stop, compile_cache(options):
             yield stop
+
+
+def need_packages(*names: str) -> None:
+    """Say at once what a command lacks.
+
+    Raises:
+        ValueError: with what to install.
+    """
+    for name in names:
+        if not importlib.util.find_spec(name):
+            raise ValueError(f"{name} is not installed; pip install 'videomae-jax[train]'")
 
 
 def run_options(options: argparse.Namespace) -> dict[str, Any]:

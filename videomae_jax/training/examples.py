@@ -74,6 +74,55 @@ def read_examples(
     return Examples(paths, labels, named, num_labels, packed)
 
 
+def read_sets(
+    source: str | os.PathLike,
+    other: str | os.PathLike | None = None,
+    *,
+    kind: str = "single",
+    parts: Sequence[str] = ("val",),
+) -> tuple[Examples, Examples | None]:
+    """The examples to learn from, and those to count on, whose classes have the same numbers.
+
+    The second are those of `other`: its split val, else test, else all of it. Without it they are
+    the first of `parts` that the source has, None where it has none.
+
+    Raises:
+        ExamplesError: as `read_examples`.
+    """
+    rows = read_rows(source)
+    train = read_examples(rows, split="train", kind=kind)
+    others = rows if other is None else read_rows(other)
+    there = splits_of(others)
+    wanted = parts if other is None else ("val", "test")
+    split = next((name for name in wanted if name in there), None)
+    if other is None and split is None:
+        return train, None
+    return train, read_examples(others, split=split, kind=kind, classes=train.classes)
+
+
+def check_alike(train: Examples, validation: Examples, *, num_labels: int) -> None:
+    """Refuse examples to count on whose labels can't mean what those to learn from mean.
+
+    num_labels: of the model.
+
+    Raises:
+        ExamplesError: with what both have.
+    """
+    if validation.labels is None:
+        raise ExamplesError("the validation set has no labels")
+    if validation.classes is not None and validation.classes != train.classes:
+        raise ExamplesError("the classes of the two sets have different names")
+    width, highest = validation.labels.shape[1:], validation.labels.max(initial=-1)
+    if width and width != (num_labels,):
+        raise ExamplesError(
+            f"the validation set has {width[0]} labels a video, the training set has {num_labels}"
+        )
+    if not width and highest >= num_labels:
+        raise ExamplesError(
+            f"the validation set has class {highest}, the training set has {num_labels}"
+        )
+
+
 def splits_of(source: str | os.PathLike | Rows) -> tuple[str, ...]:
     """The splits that a source has: "train", "val", "test" first; none if it says nothing of them.
 

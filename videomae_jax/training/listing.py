@@ -101,15 +101,22 @@ def _folder(folder: Path, root: str | None) -> Rows:
         return _packed(folder)
     entries = sorted(each for each in folder.iterdir() if not each.name.startswith("."))
     lists = [each for each in entries if each.suffix in LIST_SUFFIXES and each.is_file()]
-    named = [(SPLITS[each.stem], each) for each in lists if each.stem in SPLITS]
+    named = [(SPLITS[name], each) for each in lists if (name := each.stem.lower()) in SPLITS]
     if named:
         return _together(folder, [(split, _list(each, root)) for split, each in named])
     manifest = next((each for each in lists if each.stem == "manifest"), None)
     if manifest is not None:
         return _list(manifest, root)
     below = [each for each in entries if each.is_dir()]
-    if below and all(each.name in SPLITS for each in below):
-        return _together(folder, [(SPLITS[each.name], _classes(each)) for each in below])
+    parts = [(SPLITS[name], each) for each in below if (name := each.name.lower()) in SPLITS]
+    if len(parts) > 1 and len(parts) < len(below):
+        other = next(each.name for each in below if each.name.lower() not in SPLITS)
+        raise ExamplesError(
+            f"{folder}: has {parts[0][1].name}/ and {parts[1][1].name}/, and {other}/ beside them; "
+            f"move it elsewhere, or name a manifest"
+        )
+    if parts and len(parts) == len(below):
+        return _together(folder, [(split, _classes(each)) for split, each in parts])
     return _classes(folder)
 
 

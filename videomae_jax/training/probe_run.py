@@ -20,7 +20,7 @@ from videomae_jax import scores
 from videomae_jax.checkpoint import Description, save
 from videomae_jax.inference import Checkpoint
 from videomae_jax.labels import Labels
-from videomae_jax.training.examples import Examples
+from videomae_jax.training.examples import Examples, check_alike
 from videomae_jax.training.features import Features, features_of, pooled_model
 from videomae_jax.training.finish import FORMAT, files_written
 from videomae_jax.training.probe import (
@@ -130,14 +130,7 @@ def check_sets(train: Examples, validation: Examples) -> None:
             raise ValueError(
                 "a probe reads the videos themselves, not a packed folder; name what was packed"
             )
-    assert validation.labels is not None
-    if train.classes != validation.classes and validation.classes is not None:
-        raise ValueError("the classes of the two sets have different names")
-    if validation.labels.max() >= train.num_labels:
-        raise ValueError(
-            f"the validation set has class {validation.labels.max()}, the training set has "
-            f"{train.num_labels}"
-        )
+    check_alike(train, validation, num_labels=train.num_labels)
 
 
 def write_classifier(

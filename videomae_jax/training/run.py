@@ -16,7 +16,7 @@ from videomae_jax.labels import Labels
 from videomae_jax.training.assembly import Training, final_weights
 from videomae_jax.training.checkpoints import Checkpoints
 from videomae_jax.training.devices import Devices
-from videomae_jax.training.examples import Examples
+from videomae_jax.training.examples import Examples, check_alike
 from videomae_jax.training.finish import labels_of, write_final
 from videomae_jax.training.input import steps_per_epoch
 from videomae_jax.training.loop import Loop, Parts, Plan
@@ -75,6 +75,8 @@ def run(
     """
     options = Options() if options is None else options
     recipe = completed(recipe, train, steps=steps)
+    if validation is not None:
+        check_alike(train, validation, num_labels=recipe.model.num_labels)
     labels = labels_of(train.classes, recipe.model) if recipe.task == "finetune" else None
     facts = description(recipe, train, init=init)
     final = workdir / "final"

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from videomae_jax.evaluation import SINGLE
 from videomae_jax.losses import classification_loss
 from videomae_jax.model import VideoClassifier
 from videomae_jax.training.augment import augment
+from videomae_jax.training.clips import canvas_of
 from videomae_jax.training.devices import Devices
 from videomae_jax.training.examples import Examples
 from videomae_jax.training.input import make_input
@@ -20,8 +22,6 @@ from videomae_jax.training.settings import Augment, Recipe
 
 logger = logging.getLogger(__name__)
 
-SINGLE = "single_label_classification"
-
 
 class Validation:
     """(parameters) -> (figures, score): of all examples, each seen once, by all processes.
@@ -29,9 +29,14 @@ class Validation:
     A video that can't be read is reported and left out. Figures are val_loss and val_count, and
     with one class a video val_top1 and val_top5, shares of 1. The score is top-1 there, elsewhere
     the loss with its sign changed: higher is better.
+
+    Raises:
+        ValueError: for packed examples on another canvas than the recipe's.
     """
 
     def __init__(self, examples: Examples, recipe: Recipe, devices: Devices):
+        # Not after an epoch of training.
+        canvas_of(examples, recipe.input, recipe.model)
         self._examples, self._recipe, self._devices = examples, recipe, devices
         self._classes = recipe.model.problem_type in (None, SINGLE)
         model = VideoClassifier(recipe.model, dtype=recipe.dtype)
