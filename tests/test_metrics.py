@@ -144,8 +144,11 @@ def test_wandb_gets_the_figures(tmp_path, monkeypatch):
     writer.write({"step": 3, "loss": 0.5})
     writer.close()
     begun, *rest = calls
-    assert (begun["id"], begun["resume"], begun["config"]) == ("my-run", "allow", {"seed": 3})
+    assert (begun["name"], begun["resume"], begun["config"]) == ("my-run", "allow", {"seed": 3})
     assert rest == [({"loss": 0.5}, 3), "finish"]
+    for folder, same in ((tmp_path / "my-run", True), (tmp_path / "other" / "my-run", False)):
+        Wandb(folder, {})
+        assert (calls[-1]["id"] == begun["id"]) == same
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match="pip install wandb"):
         Wandb(tmp_path, {})

@@ -10,6 +10,7 @@ measured since the last pause for a checkpoint, a validation or the compiler. A 
 goes on after the line of its checkpoint, so that no step is there twice.
 """
 
+import hashlib
 import importlib
 import json
 import math
@@ -194,7 +195,7 @@ class TensorBoard:
 
 
 class Wandb:
-    """Figures for Weights & Biases; the run's name is the folder's, and is gone on with.
+    """Figures for Weights & Biases; the run has the folder's name, and is gone on with from there.
 
     Raises:
         ValueError: where wandb is not installed.
@@ -205,10 +206,12 @@ class Wandb:
             wandb: Any = importlib.import_module("wandb")
         except ImportError as error:
             raise ValueError("--wandb needs a package: pip install wandb") from error
-        name = workdir.absolute().name
+        # Runs in folders of the same name are others.
+        place = workdir.absolute()
+        name, mark = place.name, hashlib.sha256(str(place).encode()).hexdigest()[:8]
         self._run: Any = wandb.init(
             project="videomae-jax",
-            id=name,
+            id=f"{name}-{mark}",
             name=name,
             dir=str(workdir),
             resume="allow",
