@@ -137,6 +137,17 @@ def test_the_sets_of_a_run(here):
     assert (train.classes, validation.labels.tolist()) == (("in", "up"), [1])
 
 
+@pytest.mark.parametrize("kind", ["single", "regression"])
+def test_a_split_that_is_not_asked_for_needs_no_labels(here, kind):
+    table = "path,label,split\nd.mp4,,test\na.mp4,1,train\nb.mp4,4,val\nc.mp4,,test\n"
+    train, validation = read_sets(write("x.csv", table), kind=kind)
+    assert (train.paths, train.labels.ravel().tolist()) == (["a.mp4"], [1])
+    assert (validation.paths, validation.labels.ravel().tolist()) == (["b.mp4"], [4])
+    assert train.num_labels == (5 if kind == "single" else 1)
+    with pytest.raises(ExamplesError, match=r"row 0 .*label"):
+        read_examples("x.csv", split="test", kind=kind)
+
+
 def test_sets_that_can_not_be_held_against_each_other(here):
     numbers = read_examples(write("numbers.csv", "a.mp4 0\nb.mp4 1\n"))
     more = read_examples(write("more.csv", "a.mp4 0\nb.mp4 2\n"))

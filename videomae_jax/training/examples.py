@@ -66,8 +66,13 @@ def read_examples(
     if kind == "none":
         labels, num_labels, named = None, 0, None
     else:
-        labels, num_labels, named = _MAKE[kind](_labels(rows), rows.where, named)
-        labels = labels[chosen]
+        values = _labels(rows)
+        # Of what is not asked for, a test set say, some may have no labels.
+        some = sorted({*chosen.tolist(), *(row for row, each in enumerate(values) if _says(each))})
+        labels, num_labels, named = _MAKE[kind](
+            [values[row] for row in some], lambda row: rows.where(some[row]), named
+        )
+        labels = labels[np.searchsorted(some, chosen)]
     whole = len(chosen) == len(rows.paths)
     packed = rows.packed if whole or rows.packed is None else rows.packed.take(chosen)
     paths = rows.paths if whole else [rows.paths[row] for row in chosen]
@@ -188,7 +193,7 @@ Where = Callable[[int], str]
 def _single(values: list[Any], where: Where, classes: tuple[str, ...] | None) -> Made:
     """Class numbers, how many classes there are, and their names if they have any."""
     for row, value in enumerate(values):
-        if value is None or not str(value).strip():
+        if not _says(value):
             raise ExamplesError(f"{where(row)}: has no label; write one, or leave the video out")
         if isinstance(value, list):
             raise ExamplesError(f"{where(row)}: has several labels {value}; say kind multi")
@@ -272,6 +277,11 @@ def _by_name(
             some = ", ".join(names[:5]) + ", ..." * (len(names) > 5)
             raise ExamplesError(f"{where(row)}: no class {unknown!r} among {len(names)} ({some})")
     return [[number[str(each)] for each in found] for found in values], len(names), names
+
+
+def _says(value: Any) -> bool:
+    """Whether anything is written as a label."""
+    return value is not None and bool(str(value).strip())
 
 
 def _is_number(value: Any) -> bool:
