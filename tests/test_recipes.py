@@ -217,6 +217,7 @@ def test_nothing_said_is_nothing_changed():
         ("--optimizer.clip-norm nan", "clip_norm must be at least 0, got nan"),
         ("--input.repeats 0", "repeats must be at least 1, got 0"),
         ("--augment.erase 25", "erase must be 0 to 1, got 25.0"),
+        ("--seed -1", "seed must be at least 0, got -1"),
         ("--drop-path 1", "drop_path must be at least 0 and less than 1, got 1.0"),
         ("--checkpoint-every -1", "checkpoint_every must be at least 0, got -1"),
         ("stray", "Unrecognized options: stray"),

@@ -173,5 +173,5 @@ class Recipe:
     evaluate_every: float = 1.0
 
     def __post_init__(self):
-        often = ("checkpoint_every", "evaluate_every")
-        _check(self, counts=("keep",), amounts=often, parts=("drop_path", "head_dropout"))
+        amounts = ("seed", "checkpoint_every", "evaluate_every")
+        _check(self, counts=("keep",), amounts=amounts, parts=("drop_path", "head_dropout"))
