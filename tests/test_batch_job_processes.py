@@ -2,6 +2,7 @@
 
 import signal
 import socket
+import time
 
 import pytest
 
@@ -71,42 +72,70 @@ def test_two_processes_of_two_devices_each(model, manifest, alone, tmp_path):
     assert alone["error"].isna().sum() == 42
 
 
-def test_a_process_that_is_killed_takes_no_other_with_it(model, manifest, alone, tmp_path):
+def begin_two(manifest, out, *options, alone=((), ())):
+    """Two processes that write what they have at once; `alone` are options of one."""
     address = f"127.0.0.1:{free_port()}"
-    among = ("--distributed", "--coordinator", address, "--num-processes", 2)
+    among = ("--distributed", "--coordinator", address, "--num-processes", 2, "--batch", 3)
+    return [
+        start(manifest, out, *options, *among, "--process-id", each, "--flush-seconds", 0.1, *more)
+        for each, more in enumerate(alone)
+    ]
 
-    def begin(index):
-        options = ("--model", model, "--batch", 3, *among, "--process-id", index)
-        return start(manifest, tmp_path / "out", *options, "--flush-seconds", 0.1)
 
-    first, second = begin(0), begin(1)
-    while not list((tmp_path / "out").glob("part-*")):
-        assert second.poll() is None
-    second.kill()
-    second.communicate()
-    code, errors = finish(first)
+def wait_for_parts(out, shard, process):
+    while not list(out.glob(f"part-*-{shard:05d}-of-00002-*")):
+        assert process.poll() is None, finish(process)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_killed_takes_no_other_with_it(model, manifest, alone, tmp_path, lost):
+    processes = begin_two(manifest, tmp_path / "out", "--model", model)
+    wait_for_parts(tmp_path / "out", lost, processes[lost])
+    processes[lost].kill()
+    processes[lost].communicate()
+    code, errors = finish(processes[1 - lost])
     assert code == 0, errors
-    assert 1476 <= len(rows(tmp_path / "out")) < 2500
+    assert (1476, 1024)[1 - lost] <= len(rows(tmp_path / "out")) < 2500
     assert run(manifest, tmp_path / "out", "--model", model, "--batch", 4) == 0
     assert_same(alone, rows(tmp_path / "out"))
 
 
+def test_a_process_that_ends_early_ends_no_other(model, manifest, tmp_path):
+    few = ("--max-failures", 3)
+    processes = begin_two(manifest, tmp_path / "out", "--model", model, alone=(few, ()))
+    code, errors = finish(processes[0])
+    assert code == 3
+    assert "more than --max-failures 3" in errors
+    code, errors = finish(processes[1])
+    assert (code, last_line(errors)["done"]) == (0, 1024), errors
+
+
+def test_sigterm_is_heard_by_each_process(model, manifest, tmp_path):
+    processes = begin_two(manifest, tmp_path / "out", "--model", model)
+    for each, process in enumerate(processes):
+        wait_for_parts(tmp_path / "out", each, process)
+        process.send_signal(signal.SIGTERM)
+    for process in processes:
+        code, errors = finish(process)
+        assert code == 0
+        assert last_line(errors)["event"] == "stopped", errors
+    assert len(rows(tmp_path / "out")) < 2500
+
+
 def test_a_process_that_can_not_begin_does_not_wait_for_the_others(model, manifest, tmp_path):
-    address = f"127.0.0.1:{free_port()}"
-    among = ("--model", model, "--distributed", "--coordinator", address, "--num-processes", 2)
-    first = start(manifest, tmp_path / "out", *among, "--process-id", 0, "--flush-seconds", 0.1)
-    second = start(tmp_path / "none.txt", tmp_path / "out", *among, "--process-id", 1)
-    while not list((tmp_path / "out").glob("part-*")):
-        assert first.poll() is None, finish(first)
+    wrong = ("--views", "nonsense")
+    processes = begin_two(manifest, tmp_path / "out", "--model", model, alone=((), wrong))
+    wait_for_parts(tmp_path / "out", 0, processes[0])
     # It is not done before the other one is gone.
-    first.send_signal(signal.SIGSTOP)
+    processes[0].send_signal(signal.SIGSTOP)
     try:
-        code, errors = finish(second)
+        code, errors = finish(processes[1])
     finally:
-        first.send_signal(signal.SIGCONT)
+        processes[0].send_signal(signal.SIGCONT)
     assert code == 2
-    assert "none.txt: doesn't exist" in errors
-    code, errors = finish(first)
+    assert "views are SEGMENTSxCROPS" in errors
+    code, errors = finish(processes[0])
     assert (code, last_line(errors)["done"]) == (0, 1476), errors
 
 

@@ -2,9 +2,7 @@
 
 import argparse
 import contextlib
-import os
 import sys
-import traceback
 from typing import Any
 
 from tpu.commands.job_options import (
@@ -15,11 +13,10 @@ from tpu.commands.job_options import (
     rows_to_do,
     whole,
 )
-from tpu.job import BrokenOffError
 from tpu.shards import Shard
 from tpu.stopping import Stop, stop_on_sigterm
 from videomae_jax.background import usable_cores
-from videomae_jax.command import fail, log_on_stderr
+from videomae_jax.command import log_on_stderr
 
 EXIT = {"done": 0, "stopped": 0, "failed": 3}
 
@@ -72,16 +69,8 @@ def run_job(options: argparse.Namespace) -> int:
         if options.distributed:
             shard = shard.of(*join_processes(options))
         cache = use_compile_cache() if options.compile_cache else contextlib.nullcontext()
-        try:
-            with cache:
-                outcome = do_shard(options, prepare(options), shard, stop)
-        except Exception as error:
-            if options.distributed:
-                leave_failed(error)
-            raise
-        if options.distributed:
-            leave_processes(EXIT[outcome], wait=outcome == "done")
-        return EXIT[outcome]
+        with cache:
+            return EXIT[do_shard(options, prepare(options), shard, stop)]
 
 
 def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop: Stop) -> str:
@@ -138,52 +127,29 @@ def report(options: argparse.Namespace, outcome: str, failed: int) -> None:
 
 
 def join_processes(options: argparse.Namespace) -> tuple[int, int]:
-    """Start jax.distributed; returns (which process this is, how many there are).
+    """Meet the others by jax.distributed; returns (which process this is, how many there are).
+
+    Then they part: none waits for another's videos, and none is ended by another's end.
 
     Raises:
         ValueError: where the others can't be found.
     """
     import jax
 
-    # One that is lost doesn't take the others with it: none waits for another's videos.
-    jax.config.update("jax_enable_recoverability", True)
+    # It would hear SIGTERM in place of this job, and do nothing.
+    jax.config.update("jax_enable_preemption_service", False)
     given = (options.coordinator, options.num_processes, options.process_id)
     if any(value is not None for value in given) and None in given:
         raise ValueError("--coordinator, --num-processes and --process-id go together")
     try:
-        jax.distributed.initialize(*given, shutdown_timeout_seconds=7 * 24 * 3600)
+        jax.distributed.initialize(*given)
+        # Asks the devices, which takes all processes.
+        place = jax.process_index(), jax.process_count()
+        jax.distributed.shutdown()
     except (RuntimeError, ValueError) as error:
         text = str(error).splitlines()[0]
         raise ValueError(
             f"jax.distributed can't start ({text}); say --coordinator HOST:PORT --num-processes N "
             f"--process-id I, or give each process a --shard"
         ) from error
-    return jax.process_index(), jax.process_count()
-
-
-def leave_processes(code: int, *, wait: bool) -> None:
-    """End this process; where all is done, when the others are, too: process 0 is their door."""
-    import jax
-
-    if wait:
-        # Another that was lost is no failure of this one.
-        with contextlib.suppress(Exception):
-            jax.distributed.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
-
-
-def leave_failed(error: Exception) -> None:
-    """End this process after an error, which is told; the others go on.
-
-    By itself Python would wait for them at its end, for days. Process 0 must: it is their door.
-    """
-    import jax
-
-    if isinstance(error, ValueError | BrokenOffError):
-        fail("tpu", error)
-    else:
-        traceback.print_exception(error)
-    code = 2 if isinstance(error, ValueError) else 1
-    leave_processes(code, wait=jax.process_index() == 0)
+    return place
