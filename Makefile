@@ -8,6 +8,7 @@ endif
 VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := build/demo
+BOX := videomae_jax/boxed_models/motions
 WORKERS ?= auto --maxprocesses 4
 
 # By name and version, as an argument: a plain `torch`, which the extras say, may take several GB of
@@ -24,7 +25,7 @@ export JAX_PLATFORMS PIP_DISABLE_PIP_VERSION_CHECK
 .PHONY: help demo test test-core lint clean
 
 help:
-	@echo "make demo       convert an untrained checkpoint, verify it, classify a generated clip"
+	@echo "make demo       convert the model in the box, verify it, classify a generated clip"
 	@echo "make test       lint, type checks and all tests"
 	@echo "make test-core  the tests that need neither torch nor transformers"
 	@echo "make lint       ruff and pyrefly"
@@ -37,11 +38,10 @@ help:
 
 demo: $(VENV)/.demo
 	@rm -rf $(DEMO)
-	$(BIN)/python -m examples.quickstart.checkpoint $(DEMO)/checkpoint
-	$(BIN)/python -m examples.quickstart.clip $(DEMO)/clip.mp4
-	$(BIN)/python -m convert $(DEMO)/checkpoint $(DEMO)/converted --verify
-	$(BIN)/videomae classify $(DEMO)/clip.mp4 --model $(DEMO)/converted
-	@echo "These weights are untrained, random numbers: the probabilities above mean nothing yet."
+	$(BIN)/python -m examples.motions.generate $(DEMO)/clips --count 1 --seed 2026
+	$(BIN)/python -m convert $(BOX) $(DEMO)/converted --verify
+	$(BIN)/videomae classify $(DEMO)/clips/2026-00000.mp4 --model $(DEMO)/converted
+	@echo "What the clip shows: $$(tail -n 1 $(DEMO)/clips/manifest.csv | tr -d '\r' | cut -d , -f 2)"
 
 test: lint
 	@$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)

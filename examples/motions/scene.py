@@ -33,10 +33,8 @@ TRAVEL = (0.35, 0.7)
 """Range of the distance that a shape moves in a clip."""
 GROWTH = (1.7, 2.8)
 """Range of the factor by which a shape grows or shrinks."""
-TURN = (0.25, 0.6)
+TURN = (0.3, 0.9)
 """Range of the turn in a clip, in full circles."""
-MEETING = (0.85, 1.05)
-"""Range of the way that a shape has gone when both meet, in distances at time 0."""
 HOPS = (1.5, 3.0)
 """Range of the number of hops of a bouncing shape."""
 
@@ -101,7 +99,7 @@ def _texture(generator: np.random.Generator, *, cells: int, contrast: int) -> np
 
 def _shapes(generator: np.random.Generator) -> list[Shape]:
     """Two shapes, side by side in a random direction, anywhere in the picture."""
-    direction, apart = generator.uniform(0, 2 * math.pi), generator.uniform(0.28, 0.42)
+    direction, apart = generator.uniform(0, 2 * math.pi), generator.uniform(0.35, 0.55)
     middle = generator.uniform(0.35, 0.65, 2)
     across = np.array([math.cos(direction), math.sin(direction)]) * apart / 2
     return [
@@ -110,7 +108,7 @@ def _shapes(generator: np.random.Generator) -> list[Shape]:
             pose=Pose(
                 x=float(place[0]),
                 y=float(place[1]),
-                size=generator.uniform(0.34, 0.48),
+                size=generator.uniform(0.26, 0.38),
                 angle=generator.uniform(0, 2 * math.pi),
             ),
         )
@@ -119,14 +117,12 @@ def _shapes(generator: np.random.Generator) -> list[Shape]:
 
 
 def _sprite(generator: np.random.Generator) -> Image.Image:
-    """A coarse texture, cut out as a long polygon of 3 to 7 corners of unequal lengths."""
+    """A coarse texture, cut out as a polygon of 3 to 7 corners of unequal lengths."""
     texture = _texture(generator, cells=int(generator.integers(3, 6)), contrast=110)
     picture = Image.fromarray(texture).resize((SPRITE, SPRITE), Image.Resampling.NEAREST)
     corners = int(generator.integers(3, 8))
     radii = generator.uniform(0.7, 1.0, corners)
     y, x = (np.mgrid[:SPRITE, :SPRITE] + 0.5) / SPRITE * 2 - 1
-    # What turns must look different when turned.
-    y = y / generator.uniform(0.35, 0.6)
     # Inside a polygon the radius at an angle lies below the line between two corners.
     place = (np.arctan2(y, x) / (2 * np.pi) % 1) * corners
     first = place.astype(int) % corners
@@ -177,15 +173,15 @@ def _hop(time: float) -> float:
 
 
 def _towards(generator: np.random.Generator, shapes: list[Shape], *, sign: int) -> list[Path]:
-    """Both go along the line through them, until one is in front of the other, or from there."""
+    """Each shape goes along the line through both, past its place at time 0."""
     first, second = (shape.pose for shape in shapes)
-    speed = sign * generator.uniform(*MEETING)
-    across = speed * (second.x - first.x), speed * (second.y - first.y)
+    across = np.array([second.x - first.x, second.y - first.y])
+    across *= sign * generator.uniform(*TRAVEL) / np.linalg.norm(across)
 
-    def path(part: int) -> Path:
+    def path(part: float) -> Path:
         return lambda time: Pose(x=part * across[0] * time, y=part * across[1] * time)
 
-    return [path(1), path(-1)]
+    return [path(0.6), path(-0.6)]
 
 
 def _frame(

@@ -1,6 +1,7 @@
 """The README's commands and snippets, run as printed, in a folder as a reader would have it."""
 
 import functools
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -15,14 +16,51 @@ import videomae_jax.__main__
 from examples.quickstart.clip import make_clip
 from tests.hub_cache import write_repository
 from tests.parity import reference
+from videomae_jax.commands.training_options import recipe_of
 from videomae_jax.labels import Labels
 from videomae_jax.model import VideoClassifier
 
 README = Path(__file__).parents[2] / "README.md"
+PYPROJECT = README.with_name("pyproject.toml")
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> list[list[str]]:
+    """Every command of the README, in words."""
+    lines = "".join(blocks("console")).replace("\\\n", " ").splitlines()
+    return [shlex.split(line.removeprefix("$ "), comments=True) for line in lines]
+
+
+def run(words: list[str]) -> str | None:
+    """Run a command, or where that takes hours see that it would; returns which it was."""
+    match words:
+        case ["python", "-m", "convert", *rest]:
+            assert convert.__main__.main(rest) == 0
+            return "convert"
+        case ["videomae", "classify", *rest]:
+            assert videomae_jax.__main__.main(["classify", *rest]) == 0
+            return "classify"
+        case ["videomae", "pretrain" | "finetune" as task, *rest]:
+            recipe_of(videomae_jax.__main__.parse([task, *rest]), task)
+            return task
+        case ["videomae", name, *rest]:
+            videomae_jax.__main__.parse([name, *rest])
+            return name
+        case ["python", "-m", "tpu", name, *rest]:
+            # aot compiles for a minute: tests/test_tpu_aot.py does that for a tiny model.
+            tpu.__main__.parse([name, *rest])
+            return f"tpu {name}"
+        case ["python", "-m", module, *_]:
+            assert importlib.util.find_spec(module)
+        case ["pip", "install", wanted]:
+            assert re.search(rf"^{wanted[3:-1].split(',')[0]} = ", PYPROJECT.read_text(), re.M)
+        case _:
+            assert words[0] == "make"
+            assert re.search(rf"^{words[1]}:", (README.parent / "Makefile").read_text(), re.M)
+    return None
 
 
 @pytest.fixture(scope="module")
@@ -51,23 +89,9 @@ def test_the_commands_and_then_the_snippets_run(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     download = functools.partial(huggingface_hub.snapshot_download, cache_dir=folder / "hub")
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    ran = []
-    for block in blocks("console"):
-        for line in block.splitlines():
-            words = shlex.split(line.removeprefix("$ "), comments=True)
-            if words[:3] == ["python", "-m", "convert"]:
-                assert convert.__main__.main(words[3:]) == 0
-                ran.append("convert")
-            elif words[0] == "videomae":
-                assert videomae_jax.__main__.main(words[1:]) == 0
-                ran.append("classify")
-            elif words[:3] == ["python", "-m", "tpu"]:
-                # It compiles for a minute: tests/test_tpu_aot.py does that for a tiny model.
-                assert tpu.__main__.parse(words[3:]).batch == 32
-                ran.append("tpu")
-            else:
-                assert words[0] == "make"
-    assert ran == ["convert", "classify", "convert", "convert", "tpu"]
+    ran = [kind for command in commands() if (kind := run(command))]
+    assert ran[:4] == ["convert", "classify", "convert", "convert"]
+    assert {"finetune", "evaluate", "pack", "tpu aot", "tpu run"} <= set(ran)
     assert "agrees with transformers" in capsys.readouterr().out
 
     snippets = blocks("python")

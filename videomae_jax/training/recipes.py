@@ -142,7 +142,7 @@ TINY_FINETUNE = Recipe(
     model=TINY,
     input=Input(batch_size=16, sampling="uniform", canvas=56),
     optimizer=Optimizer(
-        base_lr=0.016, epochs=12.0, warmup_epochs=0.25, betas=(0.9, 0.98), clip_norm=1.0
+        base_lr=0.016, epochs=10.0, warmup_epochs=0.25, betas=(0.9, 0.98), clip_norm=1.0
     ),
     augment=Augment(crop="resized", crop_area=(0.6, 1.0), crop_aspect=(0.9, 1.1)),
     dtype="bfloat16",
