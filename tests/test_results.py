@@ -7,9 +7,10 @@ import pyarrow as pa
 import pytest
 
 from tpu.job import BrokenOffError, Job, JobError, result_schema
+from tpu.opening import open_results
 from tpu.part_files import read_rows, write_part
 from tpu.place import Place
-from tpu.results import intervals, open_results
+from tpu.results import intervals
 from tpu.shards import BLOCK, Shard
 
 JOB = Job(

@@ -11,7 +11,7 @@ import pyarrow.dataset
 import pytest
 
 from tests.test_results import EMBED, JOB, row, schema
-from tpu.results import open_results
+from tpu.opening import open_results
 
 
 @pytest.fixture(scope="module", params=["classify", "embed"])

@@ -50,9 +50,9 @@ def run_job(options: argparse.Namespace) -> int:
 
 def do_job(options: argparse.Namespace, stop: Stop) -> str:
     """Open OUT, join the cluster, and do all rows; returns how it ended."""
+    from tpu.opening import open_results
     from tpu.progress import Progress
     from tpu.ray_job import connected, plan_cluster, run_on_ray
-    from tpu.results import open_results
 
     # The driver has one device, and keeps the model whole.
     alone = {"sharding": "replicated", "model_axis": None}

@@ -75,8 +75,8 @@ def run_job(options: argparse.Namespace) -> int:
 
 def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop: Stop) -> str:
     """Open OUT, compile, and do the shard's rows; returns how it ended, see `tpu.run.run`."""
+    from tpu.opening import open_results
     from tpu.progress import Progress
-    from tpu.results import open_results
     from tpu.run import decode_pool, run
 
     with open_results(
