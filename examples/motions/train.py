@@ -77,10 +77,9 @@ def _packed(folder: Path, count: int, seed: int) -> Path:
 
 
 def _trained(folder: Path, *words: object) -> Path:
-    """The model of a run, which is done or gone on with where it isn't there yet."""
+    """The model of a run, which is gone on with where it isn't done, and refused if it is another."""
     final = folder / "final"
-    if not final.exists():
-        _run(*words, "--workdir", folder)
+    _run(*words, "--workdir", folder)
     if not final.exists():
         raise RuntimeError(f"{folder}: stopped before its end; the same command again goes on")
     return final
