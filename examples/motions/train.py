@@ -77,7 +77,7 @@ def _packed(folder: Path, count: int, seed: int) -> Path:
 
 
 def _trained(folder: Path, *words: object) -> Path:
-    """The model of a run, which is gone on with where it isn't done, and refused if it is another."""
+    """The model of a run, gone on with where it isn't done, and refused if it is another."""
     final = folder / "final"
     _run(*words, "--workdir", folder)
     if not final.exists():
