@@ -113,8 +113,12 @@ def test_elsewhere_there_is_a_line_now_and_then():
         progress.step()
         progress.tell({"step": step, "loss": step / 3})
     progress.tell({"step": 4, "val_top1": 0.5}, always=True)
+    progress.tell({"step": 5, "loss": 0.25})
     progress.close()
-    assert stream.getvalue() == "step 1 of 5: loss 0.3333\nstep 4 of 5: val_top1 0.5\n"
+    # The first, what must be said, and the last.
+    assert stream.getvalue() == (
+        "step 1 of 5: loss 0.3333\nstep 4 of 5: val_top1 0.5\nstep 5 of 5: loss 0.25\n"
+    )
 
 
 def test_tensorboard_has_the_figures(tmp_path, monkeypatch):

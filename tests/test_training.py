@@ -178,6 +178,23 @@ def test_another_recipe_on_the_same_folder_is_refused(pretrained, data, capsys):
     assert (pretrained / "run.json").read_bytes() == before
 
 
+def test_a_start_that_failed_keeps_no_one_out(data, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert train("finetune", data, workdir, "--init", tmp_path / "nowhere", "--steps", 1) == 2
+    assert "nowhere" in capsys.readouterr().err
+    assert train("finetune", data, workdir, "--steps", 1) == 0
+    assert (workdir / "final").is_dir()
+
+
+def test_a_folder_that_is_a_file_is_one_line(data, tmp_path, capsys):
+    (tmp_path / "run").write_text("mine")
+    assert train("finetune", data, tmp_path / "run", "--steps", 1) == 2
+    assert capsys.readouterr().err == (
+        f"videomae: error: {tmp_path / 'run'} can't be a folder (File exists)\n"
+    )
+    assert (tmp_path / "run").read_text() == "mine"
+
+
 def test_what_changes_no_number_may_change(pretrained, data, capsys):
     assert train("pretrain", data, pretrained, "--keep", 3, "--input.workers", 1) == 0
     assert capsys.readouterr().out == f"written to {pretrained / 'final'}\n"

@@ -154,7 +154,7 @@ class Progress:
         }
         if self._bar is not None:
             self._bar.set_postfix(shown)
-        elif always or time.monotonic() - self._told >= EVERY_S:
+        elif always or line["step"] == self._total or time.monotonic() - self._told >= EVERY_S:
             self._told = time.monotonic()
             figures = ", ".join(f"{name} {value}" for name, value in shown.items())
             self._stream.write(f"step {line['step']} of {self._total}: {figures}\n")

@@ -160,10 +160,11 @@ def _prepared(
     plan = plan_of(recipe, train, validate=validation is not None, log_every=options.log_every)
     training = Training(recipe, train, devices, steps_per_epoch=plan.steps_per_epoch)
     with contextlib.ExitStack() as leaving:
-        checkpoints = Checkpoints(workdir / "checkpoints", keep=recipe.keep)
-        leaving.callback(checkpoints.close)
+        # First, since it refuses data that doesn't fit: Orbax's threads don't like to be cut short.
         batches = training.batches(options.on_bad_video)
         leaving.callback(batches.close)
+        checkpoints = Checkpoints(workdir / "checkpoints", keep=recipe.keep)
+        leaving.callback(checkpoints.close)
         done = checkpoints.latest or 0
         if done:
             state, position = checkpoints.restore(training.like)

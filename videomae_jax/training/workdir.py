@@ -37,12 +37,12 @@ def claim(workdir: Path, content: Mapping[str, Any], *, write: bool = True) -> I
     write: whether this process notes it, of several that work together.
 
     Raises:
-        CheckpointError: if another run is in the folder, naming all that differs; or if a process
-            works on this one.
+        CheckpointError: if another run is in the folder, naming all that differs; if a process
+            works on this one; or if it can't be a folder.
     """
     content = json.loads(json.dumps({"format": FORMAT, **content}))
     file = workdir / "run.json"
-    if file.exists():
+    if file.exists() and _begun(workdir):
         differences = _differences(_read(file), content)
         if differences:
             raise CheckpointError(
@@ -52,7 +52,10 @@ def claim(workdir: Path, content: Mapping[str, Any], *, write: bool = True) -> I
     if not write:
         yield
         return
-    workdir.mkdir(parents=True, exist_ok=True)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{workdir} can't be a folder ({error.strerror})") from error
     from filelock import FileLock, Timeout
 
     lock = FileLock(workdir / ".lock")
@@ -65,6 +68,12 @@ def claim(workdir: Path, content: Mapping[str, Any], *, write: bool = True) -> I
         yield
     finally:
         lock.release()
+
+
+def _begun(workdir: Path) -> bool:
+    """Whether there is anything to go on with: a start that failed keeps no one out."""
+    checkpoints = workdir / "checkpoints"
+    return (workdir / "final").exists() or (checkpoints.is_dir() and any(checkpoints.iterdir()))
 
 
 def description(recipe: Recipe, train: "Examples", *, init: str | None) -> dict[str, Any]:
