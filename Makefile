@@ -38,9 +38,9 @@ help:
 
 demo: $(VENV)/.demo
 	@rm -rf $(DEMO)
-	$(BIN)/python -m examples.motions.generate $(DEMO)/clips --count 1 --seed 2026
+	$(BIN)/python -m examples.motions.generate $(DEMO)/clips --count 1 --seed 2027
 	$(BIN)/python -m convert $(BOX) $(DEMO)/converted --verify
-	$(BIN)/videomae classify $(DEMO)/clips/2026-00000.mp4 --model $(DEMO)/converted
+	$(BIN)/videomae classify $(DEMO)/clips/2027-00000.mp4 --model $(DEMO)/converted
 	@echo "What the clip shows: $$(tail -n 1 $(DEMO)/clips/manifest.csv | tr -d '\r' | cut -d , -f 2)"
 
 test: lint
