@@ -163,7 +163,11 @@ def test_bad_videos_are_rows(model, tmp_path, capsys):
     for error, words in zip(found["error"].dropna(), BAD, strict=True):
         assert words in error
         assert "clip-" not in error
-    assert last_line(capsys.readouterr().err)["failed"] == KINDS
+    said = capsys.readouterr().err
+    assert last_line(said)["failed"] == KINDS
+    assert (
+        f"tpu: {KINDS} videos have no answer: see the column `error` in {tmp_path / 'out'};" in said
+    )
 
 
 BAD = [

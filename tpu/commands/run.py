@@ -110,6 +110,12 @@ def do_shard(options: argparse.Namespace, prepared: Prepared, shard: Shard, stop
                     stop=stop,
                     max_failures=options.max_failures,
                 )
+    if outcome == "done" and results.errors:
+        # Those of earlier runs on OUT, too, which the figures of this one don't count.
+        sys.stderr.write(
+            f"tpu: {results.errors} videos have no answer: see the column `error` in "
+            f"{options.out}; --retry-failed does them again\n"
+        )
     progress.end(outcome)
     report(options, outcome, progress.failed)
     return outcome
