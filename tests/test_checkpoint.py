@@ -47,6 +47,12 @@ def test_what_is_saved_is_what_is_loaded(directory):
     assert [path.name for path in directory.parent.iterdir()] == ["model"]
 
 
+def test_the_folder_of_a_run_names_its_model(tmp_path):
+    save(tmp_path / "run" / "final", PARAMS, DESCRIPTION)
+    with pytest.raises(CheckpointError, match=r"no config.json\); it is a training run's, whose"):
+        load_description(tmp_path / "run")
+
+
 def test_the_likeness_carries_the_sharding(directory):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

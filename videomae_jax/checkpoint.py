@@ -157,6 +157,8 @@ def _complete(directory: Path) -> Path:
         what = "is a file, not a converted directory" if directory.exists() else "doesn't exist"
         raise CheckpointError(f"{directory} {what}; {hint}")
     if not (directory / "config.json").is_file():
+        if is_converted(directory / "final"):
+            hint = f"it is a training run's, whose model is {directory / 'final'}"
         raise CheckpointError(f"{directory} is not a converted directory (no config.json); {hint}")
     return directory
 
