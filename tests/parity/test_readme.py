@@ -56,7 +56,7 @@ def run(words: list[str]) -> str | None:
         case ["python", "-m", module, *_]:
             assert importlib.util.find_spec(module)
         case ["pip", "install", wanted]:
-            assert re.search(rf"^{wanted[3:-1].split(',')[0]} = ", PYPROJECT.read_text(), re.M)
+            assert re.search(rf"^{wanted[2:-1].split(',')[0]} = ", PYPROJECT.read_text(), re.M)
         case _:
             assert words[0] == "make"
             assert re.search(rf"^{words[1]}:", (README.parent / "Makefile").read_text(), re.M)
