@@ -1,6 +1,8 @@
 """Examples -> batches: the same ones for any workers and processes, and from a restored state."""
 
 import asyncio
+import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -17,6 +19,7 @@ from tests.clips import write_clip
 from videomae_jax.config import VideoMAEConfig
 from videomae_jax.resizing import resize_pil
 from videomae_jax.sampling import kinetics, ssv2
+from videomae_jax.training import input as input_module
 from videomae_jax.training.clips import Clips, canvas_of
 from videomae_jax.training.examples import Examples, read_examples
 from videomae_jax.training.input import make_input, steps_per_epoch
@@ -62,9 +65,20 @@ def batches(examples, count=None, *, batch_size=3, train=True, seed=5, state=Non
     source = make_input(examples, settings, CONFIG, train=train, seed=seed, **options)
     if state is not None:
         source.set_state(state)
-    found = list(source) if count is None else [next(source) for _ in range(count)]
-    source.close()
-    return found
+    with contextlib.closing(source):
+        return list(source) if count is None else [next(source) for _ in range(count)]
+
+
+def test_what_nobody_closed_is_never_waited_for_as_garbage(examples):
+    settings = Input(batch_size=3)
+    source = make_input(examples, settings, CONFIG, train=True, seed=5)
+    next(source)
+    started = source._source
+    del source
+    gc.collect()
+    assert not started._closed
+    started.close()
+    input_module._OPEN.discard(started)
 
 
 def same(first, second):

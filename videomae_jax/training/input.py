@@ -78,6 +78,11 @@ def steps_per_epoch(examples: Examples, settings: Input) -> int:
     return max(len(examples) // settings.batch_size, 1)
 
 
+# What has threads that nobody ended. Grain's iterators end theirs when they become garbage, at any
+# moment, and wait for them: for good, where one waits to hand over what nobody takes.
+_OPEN: set[grain.DatasetIterator] = set()
+
+
 class Batches(grain.DatasetIterator):
     """What `make_input` returns; its state is the number of the next batch.
 
@@ -134,14 +139,19 @@ class Batches(grain.DatasetIterator):
         self._let_go()
         super().close()
 
+    def __del__(self) -> None:
+        """Nothing: see `_OPEN`."""
+
     def _started(self) -> grain.DatasetIterator:
         if self._source is None:
             self._source = iter(self._dataset())
+            _OPEN.add(self._source)
         return self._source
 
     def _let_go(self) -> None:
         if self._source is not None:
             self._source.close()
+            _OPEN.discard(self._source)
             self._source = None
 
     def _dataset(self) -> grain.IterDataset:
