@@ -77,7 +77,7 @@ REPORT = """\
 source         {folder}
 layout         huggingface
 files          model.safetensors         69,244 bytes  sha256 {digests[0]}
-               config.json                  846 bytes  sha256 {digests[1]}
+               config.json                  858 bytes  sha256 {digests[1]}
                preprocessor_config.json     146 bytes  sha256 {digests[2]}
 architecture   VideoClassifier
 parameters     15,919 in float32 (the nearest published size, small, has 21,882,631)
