@@ -114,10 +114,6 @@ def _shapes(tree: Any) -> dict[str, list[int]]:
     return {name: list(leaf.shape) for name, leaf in named_leaves(tree).items()}
 
 
-def _same(one: Any, other: Any) -> bool:
-    return _shapes(one) == _shapes(other)
-
-
 def _say(source: str, drawn: "Params", fits: set[str], left: set[str]) -> None:
     parts = [f"{', '.join(sorted(fits))} taken from {source}"]
     new = sorted(set(drawn) - fits)
